@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * xdp_lb.h - what the datapath and the user side share: the keys and values of
+ * every map, and the enums and limits that both must agree on.
+ *
+ * The user side sees these types through the skeleton (BTF), so: fixed widths,
+ * explicit padding, no unions, no bool, no bitfields; limits are enums, since a
+ * #define never reaches BTF. Fields named __be are in network byte order, all
+ * others in the host's.
+ *
+ * An address is four __be32. IPv4 is held as the IPv4-mapped ::ffff:a.b.c.d
+ * (RFC 4291, section 2.5.5.2) wherever one field serves both families.
+ */
+#ifndef XDPLB_XDP_LB_H
+#define XDPLB_XDP_LB_H
+
+#include <linux/types.h>
+
+#include "reasons.h"
+
+enum xdplb_limit {
+	NAME_LENGTH = 64,	  /* of a service or backend, with the final NUL */
+	PORT_LIMIT = 64,	  /* network interfaces that XDP may be attached to */
+	FILTER_WORDS = 1024,	  /* 64 bits each: the address filter has 65,536 bits */
+	NAT_SOURCE_LIMIT = 4096,  /* addresses in the full-nat source pool */
+	NO_SERVICE = 0xffffffff,  /* vips: a VIP, but no service has the port */
+	NO_PORT_INDEX = 0xffff,	  /* hop.port: not resolved */
+};
+
+/* The reasons of reasons.h as indices into `counters`. */
+enum reason {
+#define X(name, verdict, text) REASON_##name,
+	XDPLB_REASONS(X)
+#undef X
+		NR_REASONS,
+};
+
+/* What a connection waits for. Indexes settings.timeout. */
+enum conn_state {
+	CONN_OPENING,	  /* TCP: a SYN, no answer and ACK yet */
+	CONN_ESTABLISHED, /* TCP: both directions seen */
+	CONN_CLOSING,	  /* TCP: one side has sent FIN */
+	CONN_CLOSED,	  /* TCP: both have, or a RST came; late segments still find their way */
+	CONN_UDP,	  /* UDP */
+	CONN_OTHER,	  /* anything else */
+	NR_CONN_STATES,
+};
+
+enum conn_flag {
+	CONN_REPLY = 1,		 /* the entry of the backend's direction */
+	CONN_REPLIED = 2,	 /* the backend has answered */
+	CONN_FIN_CLIENT = 4,	 /* the client has sent FIN */
+	CONN_FIN_BACKEND = 8,	 /* the backend has sent FIN */
+	CONN_FULL_NAT = 16,	 /* the source is translated too: holds a claim in nat_ports */
+};
+
+enum forward_mode {
+	FORWARD_NAT = 1,
+	FORWARD_FULL_NAT = 2,
+};
+
+/* What chooses the Maglev slot. */
+enum hash_by {
+	HASH_5_TUPLE = 1,
+	HASH_SOURCE_IP = 2,
+	HASH_SOURCE_IP_PORT = 3,
+};
+
+enum unknown_port {
+	UNKNOWN_PORT_PASS = 1,
+	UNKNOWN_PORT_DROP = 2,
+};
+
+/* Why a backend may or may not be chosen; the datapath reads only `generation`. */
+enum backend_state {
+	BACKEND_UP = 1,
+	BACKEND_DRAIN = 2,
+	BACKEND_DOWN = 3,
+};
+
+enum backend_health {
+	HEALTH_UP = 1,
+	HEALTH_DOWN = 2,
+	HEALTH_UNRESOLVED = 3, /* no route, or no neighbour answers */
+};
+
+/*
+ * Where a frame goes next: destination MAC address and interface. Eight bytes and
+ * read and written as one __u64, so that no frame meets the address of one
+ * neighbour with the interface of another.
+ */
+struct hop {
+	__u8 mac[6];
+	__u16 port; /* index into `interfaces` and `tx_ports` */
+};
+
+/* An interface that XDP is attached to. `interfaces`, by position. */
+struct interface {
+	__u8 mac[6];
+	__u16 pad; /* mac and pad are written as one __u64 */
+	__u32 ifindex; /* 0: the slot is free */
+	char name[20];
+};
+
+/* Settings that a reload may change. `settings`, one element. */
+struct settings {
+	__u64 hash_seed;
+	__u32 timeout[NR_CONN_STATES]; /* jiffies */
+	__u32 refresh;		       /* jiffies: an entry's age is written when it is off by this */
+	__u32 unknown_port;	       /* enum unknown_port */
+	__u16 nat_port_first;	       /* full-nat source ports, host order, inclusive */
+	__u16 nat_port_last;
+	__u32 pad;
+};
+
+/*
+ * "Certainly not ours" for a few ns: one bit for each hashed address of a VIP or a
+ * backend. A set bit may be wrong, a clear one never is. `filter`, one element.
+ */
+struct filter {
+	__u64 words[FILTER_WORDS];
+};
+
+/*
+ * Key of `vips`, an LPM trie: a VIP with protocol and port, where the port's
+ * prefix makes ranges. A VIP by itself (prefixlen 128) holds NO_SERVICE.
+ */
+struct vip_key {
+	__u32 prefixlen; /* bits of what follows: 128, or 144 + 0..=16 */
+	__be32 address[4];
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 pad;      /* 0, and counted in prefixlen */
+	__be16 port;
+};
+
+struct vip {
+	__u32 service; /* index into `services`, or NO_SERVICE */
+};
+
+/* One address family of one [[service]]. `services`, by id. */
+struct service {
+	__u64 table;   /* region of `maglev`: offset in the low 32 bits, size in the high; 0: no backend */
+	__u32 hash;    /* enum hash_by */
+	__u32 forward; /* enum forward_mode */
+	__u32 family;  /* 4 or 6; 0: the id is free */
+	__u32 pad;
+	char name[NAME_LENGTH];
+};
+
+/* One backend of one service. `backends`, by id. */
+struct backend {
+	struct hop hop;	   /* one __u64 */
+	__u32 generation;  /* of the entries that may use it; 0: unusable, choose anew */
+	__be16 port;	   /* 0: the packet's own */
+	__u16 weight;
+	__be32 address[4];
+	__u32 service;	   /* index into `services` */
+	__u32 source_first; /* full-nat: its slice of `nat_sources` */
+	__u32 source_count;
+	__u8 forward;	   /* enum forward_mode; 0: the id is free */
+	__u8 family;	   /* 4 or 6 */
+	__u8 state;	   /* enum backend_state */
+	__u8 health;	   /* enum backend_health */
+	char name[NAME_LENGTH];
+};
+
+/* An address of ours that full-nat may send from. `nat_sources`, by position. */
+struct nat_source {
+	__be32 address[4];
+};
+
+/* A slot of `maglev`: the id of a backend. */
+struct slot {
+	__u32 backend;
+};
+
+/* A packet's 5-tuple as it arrives: key of `conntrack` and `opening`. */
+struct flow4 {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* Likewise for IPv6: key of `conntrack6` and `opening6`. */
+struct flow6 {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/*
+ * What both families' connection entries begin with. Each connection has two
+ * entries, one for each direction under the key its packets carry; the entry's new
+ * 5-tuple, turned round, is the key of the other.
+ */
+struct conn {
+	__u32 backend;	  /* index into `backends` */
+	__u32 generation; /* backend.generation when it was chosen */
+	__u32 last_seen;  /* jiffies, the low 32 bits */
+	__u32 ingress;	  /* client's direction: ifindex that its packets come in by */
+	struct hop hop;	  /* client's next hop: learnt in its direction, used in the reply's */
+	__u16 l3_delta;	  /* added to the complement of the IPv4 header checksum, TTL included (RFC 1624) */
+	__u16 l4_delta;	  /* likewise for the TCP or UDP checksum */
+	__u8 state;	  /* enum conn_state */
+	__u8 flags;	  /* enum conn_flag */
+	__u16 pad;
+};
+
+struct conn4 {
+	struct conn conn;
+	__be32 saddr; /* the 5-tuple that the packet leaves with */
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+};
+
+struct conn6 {
+	struct conn conn;
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be16 sport;
+	__be16 dport;
+};
+
+/*
+ * Who holds a full-nat source address and port: `nat_ports`, `nat_ports6`, keyed by
+ * the flow of the replies. Never evicted, so that no two live connections share one.
+ */
+struct claim4 {
+	struct flow4 owner; /* key of the client's direction */
+	__u32 since;	    /* jiffies */
+};
+
+struct claim6 {
+	struct flow6 owner;
+	__u32 since;
+};
+
+/* What went to a backend and came back. `traffic`, per CPU, by backend id. */
+struct traffic {
+	__u64 packets_in; /* from clients */
+	__u64 bytes_in;	  /* of the frame, as it arrived */
+	__u64 packets_out; /* from the backend */
+	__u64 bytes_out;
+	__u64 connections; /* chosen for it */
+};
+
+/* `counters`, per CPU, by enum reason. */
+struct counter {
+	__u64 packets;
+};
+
+/* What the `clock` program writes: the two clocks read together. */
+struct clock_reading {
+	__u64 jiffies;
+	__u64 monotonic; /* ns, CLOCK_MONOTONIC */
+};
+
+#endif

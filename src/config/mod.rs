@@ -1,0 +1,253 @@
+//! The validated configuration: what `lb.toml` means once every rule has been checked.
+//!
+//! Owns the types that the rest of the program reads and the way from text to them. `raw` is the
+//! file's shape as serde sees it, `validate` turns it into [`Config`]. Nothing here touches the
+//! network, the kernel or libbpf.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration file, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[datapath]`
+    pub datapath: Datapath,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[timeouts]`
+    pub timeouts: Timeouts,
+    /// `[[service]]`, in file order.
+    pub services: Vec<Service>,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// Where XDP attaches and what holds for all services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datapath {
+    /// Names of the interfaces, at least one, no duplicates, in file order.
+    pub interfaces: Vec<String>,
+    /// Native, generic, or whichever works.
+    pub xdp_mode: XdpMode,
+    /// A directory on a bpffs; one directory is one instance.
+    pub pin_dir: PathBuf,
+    /// The full-nat source pool. Empty: the interfaces' own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Seed of the flow hash and of the Maglev permutations.
+    pub hash_seed: u64,
+    /// What a VIP does with a port that no service has.
+    pub unknown_port: UnknownPort,
+}
+
+/// `datapath.xdp_mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native, else generic with a warning.
+    Auto,
+    /// In the driver, or fail.
+    Native,
+    /// In the stack, on any interface.
+    Generic,
+}
+
+/// `datapath.unknown_port`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownPort {
+    /// To the host's stack.
+    Pass,
+    /// Dropped and counted.
+    Drop,
+}
+
+/// Table sizes, fixed when the maps are created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Services; a service with VIPs of both families counts twice.
+    pub services: u32,
+    /// Backends, summed over the services.
+    pub backends: u32,
+    /// Connections of each address family.
+    pub connections: u32,
+}
+
+/// How long an idle connection is remembered in each state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP: SYN seen, handshake not finished.
+    pub tcp_opening: Duration,
+    /// TCP: established.
+    pub tcp_established: Duration,
+    /// TCP: a FIN or RST was seen.
+    pub tcp_closing: Duration,
+    /// UDP.
+    pub udp: Duration,
+    /// Everything else.
+    pub other: Duration,
+}
+
+/// One `[[service]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Unique, 1..=63 bytes.
+    pub name: String,
+    /// At least one, no duplicates.
+    pub vips: Vec<IpAddr>,
+    /// At least one, no duplicates.
+    pub protocols: Vec<Protocol>,
+    /// At least one; sorted, disjoint.
+    pub ports: Vec<PortRange>,
+    /// How packets reach the backend.
+    pub forward: Forward,
+    /// What the Maglev slot is chosen by.
+    pub hash: HashBy,
+    /// May be empty; address and port are unique within the service.
+    pub backends: Vec<Backend>,
+}
+
+/// One `[[service.backend]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Unique within the service, 1..=63 bytes; by default the address, with the port if it has one.
+    pub name: String,
+    /// Of a family that the service has a VIP of.
+    pub address: IpAddr,
+    /// `None`: the port that the client asked for.
+    pub port: Option<u16>,
+    /// 0..=1000, relative to the service's others; 0: no new connections.
+    pub weight: u16,
+    /// What the operator wants of it.
+    pub state: AdminState,
+    /// Overrides the route's interface.
+    pub interface: Option<String>,
+    /// Overrides neighbour resolution.
+    pub mac: Option<MacAddress>,
+}
+
+/// `service.backend.state`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminState {
+    /// In use.
+    Up,
+    /// No new connections; established ones go on.
+    Drain,
+    /// Not in use; established connections are chosen anew.
+    Down,
+}
+
+/// A transport protocol that a service balances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP, RFC 9293.
+    Tcp,
+    /// UDP, RFC 768.
+    Udp,
+}
+
+/// Ports `first..=last`; `any` is 0..=65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRange {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port, inclusive.
+    pub last: u16,
+}
+
+/// `service.forward`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Forward {
+    /// Destination rewritten; replies come back through us.
+    Nat,
+    /// Source and destination rewritten.
+    FullNat,
+}
+
+/// `service.hash`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashBy {
+    /// Both addresses, both ports and the protocol.
+    FiveTuple,
+    /// The client's address.
+    SourceIp,
+    /// The client's address and port.
+    SourceIpPort,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe level that is logged.
+    pub level: log::LevelFilter,
+    /// One line of text or one JSON object a message.
+    pub format: LogFormat,
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line of text.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// An Ethernet address, written `52:54:00:23:a4:5c`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl PortRange {
+    /// Every port, 0 included.
+    pub const ANY: PortRange = PortRange { first: 0, last: u16::MAX };
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            PortRange::ANY => f.write_str("any"),
+            PortRange { first, last } if first == last => write!(f, "{first}"),
+            PortRange { first, last } => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+impl Protocol {
+    /// The number in the IP header (IANA protocol numbers).
+    pub const fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Forward::Nat => "nat",
+            Forward::FullNat => "full-nat",
+        })
+    }
+}

@@ -1,0 +1,2 @@
+//! The `xdplb` command.
+fn main() {}
