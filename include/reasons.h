@@ -21,13 +21,13 @@
 	X(TTL_EXPIRED, PASS, "TTL or hop limit 1 or 0; the host's stack answers with time exceeded") \
 	X(BAD_HEADER, DROP, "for a VIP, with an IP, TCP or UDP header that contradicts itself or the frame's length") \
 	X(BAD_EXTENSION, DROP, "for a VIP, with a chain of IPv6 extension headers that is too long or cut off") \
-	X(FRAGMENT, DROP, "a fragment to a VIP or of a reply; fragments are not balanced") \
+	X(FRAGMENT, DROP, "a fragment for a VIP; fragments are not balanced") \
 	X(NO_BACKEND, DROP, "the service has no usable backend: all are down, draining, of weight 0 or unresolved") \
 	X(NO_CONNECTION, DROP, "a TCP reset for a full-nat service that belongs to no connection") \
 	X(NO_PORT, DROP, "full-nat found no free source port towards the backend; add to datapath.addresses") \
 	X(TABLE_FULL, DROP, "the connection table refused an entry; raise limits.connections") \
 	X(NO_INTERFACE, DROP, "the packet's next hop is not resolved, or its interface is not in datapath.interfaces") \
-	X(NO_HEADROOM, DROP, "the packet's headers lie outside the part of the frame that XDP can reach")
+	X(SPLIT_HEADER, DROP, "for a VIP, with headers outside the part of the frame that XDP can reach")
 /* clang-format on */
 
 #endif

@@ -19,12 +19,12 @@
 #include "reasons.h"
 
 enum xdplb_limit {
-	NAME_LENGTH = 64,	  /* of a service or backend, with the final NUL */
-	PORT_LIMIT = 64,	  /* network interfaces that XDP may be attached to */
-	FILTER_WORDS = 1024,	  /* 64 bits each: the address filter has 65,536 bits */
-	NAT_SOURCE_LIMIT = 4096,  /* addresses in the full-nat source pool */
-	NO_SERVICE = 0xffffffff,  /* vips: a VIP, but no service has the port */
-	NO_PORT_INDEX = 0xffff,	  /* hop.port: not resolved */
+	NAME_LENGTH = 64,	 /* of a service or backend, with the final NUL */
+	PORT_LIMIT = 64,	 /* network interfaces that XDP may be attached to */
+	FILTER_WORDS = 1024,	 /* 64 bits each: the address filter has 65,536 bits */
+	NAT_SOURCE_LIMIT = 4096, /* addresses in the full-nat source pool */
+	NO_SERVICE = 0xffffffff, /* vips: a VIP, but no service has the port */
+	NO_PORT_INDEX = 0xffff,	 /* hop.port: not resolved */
 };
 
 /* The reasons of reasons.h as indices into `counters`. */
@@ -44,14 +44,16 @@ enum conn_state {
 	CONN_UDP,	  /* UDP */
 	CONN_OTHER,	  /* anything else */
 	NR_CONN_STATES,
+	CONN_STATE_SLOTS =
+		8, /* settings.timeout: a power of two, so that a mask bounds the index */
 };
 
 enum conn_flag {
-	CONN_REPLY = 1,		 /* the entry of the backend's direction */
-	CONN_REPLIED = 2,	 /* the backend has answered */
-	CONN_FIN_CLIENT = 4,	 /* the client has sent FIN */
-	CONN_FIN_BACKEND = 8,	 /* the backend has sent FIN */
-	CONN_FULL_NAT = 16,	 /* the source is translated too: holds a claim in nat_ports */
+	CONN_REPLY = 1,	      /* the entry of the backend's direction */
+	CONN_REPLIED = 2,     /* the backend has answered */
+	CONN_FIN_CLIENT = 4,  /* the client has sent FIN */
+	CONN_FIN_BACKEND = 8, /* the backend has sent FIN */
+	CONN_FULL_NAT = 16,   /* the source is translated too: holds a claim in nat_ports */
 };
 
 enum forward_mode {
@@ -92,12 +94,12 @@ enum backend_health {
 struct hop {
 	__u8 mac[6];
 	__u16 port; /* index into `interfaces` and `tx_ports` */
-};
+} __attribute__((aligned(8)));
 
 /* An interface that XDP is attached to. `interfaces`, by position. */
 struct interface {
 	__u8 mac[6];
-	__u16 pad; /* mac and pad are written as one __u64 */
+	__u16 pad;     /* mac and pad are written as one __u64 */
 	__u32 ifindex; /* 0: the slot is free */
 	char name[20];
 };
@@ -105,10 +107,10 @@ struct interface {
 /* Settings that a reload may change. `settings`, one element. */
 struct settings {
 	__u64 hash_seed;
-	__u32 timeout[NR_CONN_STATES]; /* jiffies */
-	__u32 refresh;		       /* jiffies: an entry's age is written when it is off by this */
-	__u32 unknown_port;	       /* enum unknown_port */
-	__u16 nat_port_first;	       /* full-nat source ports, host order, inclusive */
+	__u32 timeout[CONN_STATE_SLOTS]; /* jiffies, by enum conn_state */
+	__u32 refresh;	      /* jiffies: an entry's age is written when it is off by this */
+	__u32 unknown_port;   /* enum unknown_port */
+	__u16 nat_port_first; /* full-nat source ports, host order, inclusive */
 	__u16 nat_port_last;
 	__u32 pad;
 };
@@ -139,7 +141,8 @@ struct vip {
 
 /* One address family of one [[service]]. `services`, by id. */
 struct service {
-	__u64 table;   /* region of `maglev`: offset in the low 32 bits, size in the high; 0: no backend */
+	__u64 table;   /* region of `maglev`: offset in the low 32 bits, size in the high; 0: no
+			  backend */
 	__u32 hash;    /* enum hash_by */
 	__u32 forward; /* enum forward_mode */
 	__u32 family;  /* 4 or 6; 0: the id is free */
@@ -149,18 +152,18 @@ struct service {
 
 /* One backend of one service. `backends`, by id. */
 struct backend {
-	struct hop hop;	   /* one __u64 */
-	__u32 generation;  /* of the entries that may use it; 0: unusable, choose anew */
-	__be16 port;	   /* 0: the packet's own */
+	struct hop hop;	  /* one __u64 */
+	__u32 generation; /* of the entries that may use it; 0: unusable, choose anew */
+	__be16 port;	  /* 0: the packet's own */
 	__u16 weight;
 	__be32 address[4];
-	__u32 service;	   /* index into `services` */
+	__u32 service;	    /* index into `services` */
 	__u32 source_first; /* full-nat: its slice of `nat_sources` */
 	__u32 source_count;
-	__u8 forward;	   /* enum forward_mode; 0: the id is free */
-	__u8 family;	   /* 4 or 6 */
-	__u8 state;	   /* enum backend_state */
-	__u8 health;	   /* enum backend_health */
+	__u8 forward; /* enum forward_mode; 0: the id is free */
+	__u8 family;  /* 4 or 6 */
+	__u8 state;   /* enum backend_state */
+	__u8 health;  /* enum backend_health */
 	char name[NAME_LENGTH];
 };
 
@@ -205,7 +208,8 @@ struct conn {
 	__u32 last_seen;  /* jiffies, the low 32 bits */
 	__u32 ingress;	  /* client's direction: ifindex that its packets come in by */
 	struct hop hop;	  /* client's next hop: learnt in its direction, used in the reply's */
-	__u16 l3_delta;	  /* added to the complement of the IPv4 header checksum, TTL included (RFC 1624) */
+	__u16 l3_delta;	  /* added to the complement of the IPv4 header checksum, TTL included (RFC
+			     1624) */
 	__u16 l4_delta;	  /* likewise for the TCP or UDP checksum */
 	__u8 state;	  /* enum conn_state */
 	__u8 flags;	  /* enum conn_flag */
@@ -218,6 +222,7 @@ struct conn4 {
 	__be32 daddr;
 	__be16 sport;
 	__be16 dport;
+	__u32 pad;
 };
 
 struct conn6 {
@@ -226,6 +231,7 @@ struct conn6 {
 	__be32 daddr[4];
 	__be16 sport;
 	__be16 dport;
+	__u32 pad;
 };
 
 /*
@@ -244,8 +250,8 @@ struct claim6 {
 
 /* What went to a backend and came back. `traffic`, per CPU, by backend id. */
 struct traffic {
-	__u64 packets_in; /* from clients */
-	__u64 bytes_in;	  /* of the frame, as it arrived */
+	__u64 packets_in;  /* from clients */
+	__u64 bytes_in;	   /* Ethernet header on, padding off */
 	__u64 packets_out; /* from the backend */
 	__u64 bytes_out;
 	__u64 connections; /* chosen for it */

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * connection.h - the connection tables: finding, ageing, storing and forgetting
+ * entries, in one shape for both families.
+ *
+ * Owns the two tables of each family (conntrack: both directions seen; opening: the rest)
+ * and the pairing of a connection's two entries. What a packet does to a connection is in
+ * track.h.
+ */
+#ifndef XDPLB_CONNECTION_H
+#define XDPLB_CONNECTION_H
+
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
+
+#include "maps.h"
+#include "packet.h"
+
+#define MAPPED_PREFIX bpf_htonl(0xffff) /* the third word of ::ffff:a.b.c.d */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define MAC_BITS 0x0000ffffffffffffULL /* of the eight bytes of a hop or a frame's source address  \
+					*/
+#else
+#define MAC_BITS 0xffffffffffff0000ULL
+#endif
+
+/* What is the same in every packet that changes nothing, unlike these. */
+#define TCP_CONTROL (TCP_SYN | TCP_FIN | TCP_RST)
+
+static __always_inline __u32 now(void)
+{
+	return bpf_jiffies64();
+}
+
+/* Signed, since another CPU may have written a later time. */
+static __always_inline int idle_since(__u32 time, __u32 last_seen, __u32 limit)
+{
+	return (__s32)(time - last_seen) > (__s32)limit;
+}
+
+static __always_inline int idle_too_long(const struct conn *c, const struct settings *s, __u32 time)
+{
+	return idle_since(time, c->last_seen, s->timeout[c->state & (CONN_STATE_SLOTS - 1)]);
+}
+
+static __always_inline int same_mac(__u64 a, __u64 b)
+{
+	return !((a ^ b) & MAC_BITS);
+}
+
+/*
+ * True if the packet goes on with its connection as it stands, with no other change than
+ * the entry's age. The backend's direction does not ask whether the backend may still be
+ * chosen: what it has to say is said.
+ */
+static __always_inline int settled(const struct packet *p, struct conn *c)
+{
+	const struct settings *s = array_at(settings, 0);
+	__u32 time = now();
+
+	if (!s || p->tcp_flags & TCP_CONTROL || idle_too_long(c, s, time))
+		return 0;
+	if (!(c->flags & CONN_REPLY)) {
+		const struct backend *b = array_at(backends, c->backend);
+		/* The six bytes after the frame's destination address, and two more. */
+		__u64 source = *(__u64 *)(p->data + ETH_ALEN);
+
+		if (!b || c->generation != b->generation || c->ingress != p->ingress ||
+		    !same_mac(source, *(__u64 *)&c->hop))
+			return 0;
+	}
+	if (idle_since(time, c->last_seen, s->refresh))
+		c->last_seen = time;
+	return 1;
+}
+
+static __always_inline void map_address(__be32 wide[4], __be32 address)
+{
+	wide[0] = 0;
+	wide[1] = 0;
+	wide[2] = MAPPED_PREFIX;
+	wide[3] = address;
+}
+
+static __always_inline void widen_flow(const struct flow4 *flow, struct flow6 *wide)
+{
+	map_address(wide->saddr, flow->saddr);
+	map_address(wide->daddr, flow->daddr);
+	wide->sport = flow->sport;
+	wide->dport = flow->dport;
+	wide->protocol = flow->protocol;
+	__builtin_memset(wide->pad, 0, sizeof(wide->pad));
+}
+
+static __always_inline void narrow_flow(const struct flow6 *wide, struct flow4 *flow)
+{
+	flow->saddr = wide->saddr[3];
+	flow->daddr = wide->daddr[3];
+	flow->sport = wide->sport;
+	flow->dport = wide->dport;
+	flow->protocol = wide->protocol;
+	__builtin_memset(flow->pad, 0, sizeof(flow->pad));
+}
+
+static __always_inline void widen_conn(const struct conn4 *c, struct conn6 *wide)
+{
+	wide->conn = c->conn;
+	map_address(wide->saddr, c->saddr);
+	map_address(wide->daddr, c->daddr);
+	wide->sport = c->sport;
+	wide->dport = c->dport;
+}
+
+static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *c)
+{
+	c->conn = wide->conn;
+	c->saddr = wide->saddr[3];
+	c->daddr = wide->daddr[3];
+	c->sport = wide->sport;
+	c->dport = wide->dport;
+}
+
+/* The key of the other direction: the new 5-tuple, turned round. */
+static __always_inline void reply_flow(const struct conn6 *c, __u8 protocol, struct flow6 *flow)
+{
+	__builtin_memcpy(flow->saddr, c->daddr, sizeof(flow->saddr));
+	__builtin_memcpy(flow->daddr, c->saddr, sizeof(flow->daddr));
+	flow->sport = c->dport;
+	flow->dport = c->sport;
+	flow->protocol = protocol;
+	__builtin_memset(flow->pad, 0, sizeof(flow->pad));
+}
+
+/*
+ * The functions below are not inlined: they are off the established path, and each has
+ * its own stack frame for the IPv4 copies of what it is given.
+ */
+
+/* The entry, of either family, in one of the tables. Both begin with a struct conn. */
+static __always_inline struct conn *table_find(__u8 family, int established,
+					       const struct flow6 *flow)
+{
+	if (family == 4) {
+		struct flow4 narrow;
+
+		narrow_flow(flow, &narrow);
+		return established ? bpf_map_lookup_elem(&conntrack, &narrow)
+				   : bpf_map_lookup_elem(&opening, &narrow);
+	}
+	return established ? bpf_map_lookup_elem(&conntrack6, flow)
+			   : bpf_map_lookup_elem(&opening6, flow);
+}
+
+static __noinline long table_store(__u8 family, int established, const struct flow6 *flow,
+				   const struct conn6 *c, __u64 flags)
+{
+	if (family == 4) {
+		struct flow4 narrow;
+		struct conn4 value;
+
+		narrow_flow(flow, &narrow);
+		narrow_conn(c, &value);
+		return established ? bpf_map_update_elem(&conntrack, &narrow, &value, flags)
+				   : bpf_map_update_elem(&opening, &narrow, &value, flags);
+	}
+	return established ? bpf_map_update_elem(&conntrack6, flow, c, flags)
+			   : bpf_map_update_elem(&opening6, flow, c, flags);
+}
+
+static __noinline void table_remove(__u8 family, int established, const struct flow6 *flow)
+{
+	if (family == 4) {
+		struct flow4 narrow;
+
+		narrow_flow(flow, &narrow);
+		if (established)
+			bpf_map_delete_elem(&conntrack, &narrow);
+		else
+			bpf_map_delete_elem(&opening, &narrow);
+		return;
+	}
+	if (established)
+		bpf_map_delete_elem(&conntrack6, flow);
+	else
+		bpf_map_delete_elem(&opening6, flow);
+}
+
+/* Copies the entry out. 0, or -1 if there is none. */
+static __noinline int table_read(__u8 family, int established, const struct flow6 *flow,
+				 struct conn6 *c)
+{
+	struct conn *found = table_find(family, established, flow);
+
+	if (!found)
+		return -1;
+	if (family == 4)
+		widen_conn((struct conn4 *)found, c);
+	else
+		*c = *(struct conn6 *)found;
+	return 0;
+}
+
+/* Which table the entry was in, its copy in `c`; -1 if in neither. */
+static __always_inline int find_connection(__u8 family, const struct flow6 *flow, struct conn6 *c)
+{
+	if (!table_read(family, 1, flow, c))
+		return 1;
+	if (!table_read(family, 0, flow, c))
+		return 0;
+	/* Another CPU may have moved it from the second to the first meanwhile. */
+	if (!table_read(family, 1, flow, c))
+		return 1;
+	return -1;
+}
+
+/*
+ * Sets in the entry what a packet of either direction can change; the rest of an entry
+ * never changes. `hop` is written if it is not NULL.
+ */
+static __noinline void table_touch(__u8 family, int established, const struct flow6 *flow,
+				   const struct conn *from)
+{
+	struct conn *c = table_find(family, established, flow);
+
+	if (!c)
+		return;
+	c->last_seen = from->last_seen;
+	c->state = from->state;
+	c->flags = (c->flags & CONN_REPLY) | (from->flags & ~CONN_REPLY);
+	c->ingress = from->ingress;
+	WRITE_ONCE(*(__u64 *)&c->hop, *(const __u64 *)&from->hop);
+}
+
+static __noinline void release_claim(__u8 family, const struct flow6 *reply)
+{
+	if (family == 4) {
+		struct flow4 narrow;
+
+		narrow_flow(reply, &narrow);
+		bpf_map_delete_elem(&nat_ports, &narrow);
+		return;
+	}
+	bpf_map_delete_elem(&nat_ports6, reply);
+}
+
+/* Takes the connection of the client's `flow` out of both tables, both directions. */
+static __noinline void forget(__u8 family, const struct flow6 *flow, const struct conn6 *c)
+{
+	struct flow6 reply;
+
+	reply_flow(c, flow->protocol, &reply);
+	for (int established = 0; established <= 1; established++) {
+		table_remove(family, established, flow);
+		table_remove(family, established, &reply);
+	}
+	if (c->conn.flags & CONN_FULL_NAT)
+		release_claim(family, &reply);
+}
+
+#endif

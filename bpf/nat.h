@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * nat.h - the 5-tuple that a new connection leaves with: which source address and port
+ * make its replies come back under a key that no other live connection has.
+ */
+#ifndef XDPLB_NAT_H
+#define XDPLB_NAT_H
+
+#include "connection.h"
+#include "csum.h"
+#include "maps.h"
+#include "packet.h"
+
+/*
+ * How many source ports are tried. 128 find a free one nearly always (98 %) while a thirtieth
+ * of the range is free; a longer search would cost most when there is least to find.
+ */
+#define PORT_TRIES 128
+
+struct port_search {
+	const struct facts *facts;
+	struct conn6 *forward;
+	__u32 start; /* from the flow's hash: where the search begins */
+	__u32 first; /* of the range of ports */
+	__u32 size;
+	int found;
+};
+
+static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *b)
+{
+	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
+	__u32 difference = 0;
+
+	for (__u32 i = 0; i < sizeof(*a) / sizeof(*x); i++)
+		difference |= x[i] ^ y[i];
+	return !difference;
+}
+
+/* A claim stays until both entries of its connection are gone, so that even one
+ * whose entry the LRU took is not given away under a connection that still runs. */
+static __noinline long claim(const struct facts *f, const struct flow6 *reply)
+{
+	if (f->family == 4) {
+		struct claim4 value = {.since = f->now};
+		struct flow4 narrow;
+
+		narrow_flow(reply, &narrow);
+		narrow_flow(&f->flow, &value.owner);
+		return bpf_map_update_elem(&nat_ports, &narrow, &value, BPF_NOEXIST);
+	}
+	struct claim6 value = {.owner = f->flow, .since = f->now};
+
+	return bpf_map_update_elem(&nat_ports6, reply, &value, BPF_NOEXIST);
+}
+
+static long try_port(__u64 index, struct port_search *search)
+{
+	struct flow6 reply;
+
+	if (!search->size)
+		return 1;
+	search->forward->sport =
+		bpf_htons(search->first + (search->start + (__u32)index) % search->size);
+	reply_flow(search->forward, search->facts->flow.protocol, &reply);
+	if (claim(search->facts, &reply))
+		return 0;
+	search->found = 1;
+	return 1;
+}
+
+/* full-nat: one of our addresses and a port of ours. */
+static __noinline int claim_source(const struct facts *f, const struct backend *b, __u32 hash,
+				   struct conn6 *forward)
+{
+	const struct settings *s = array_at(settings, 0);
+	const struct nat_source *source;
+	struct port_search search = {
+		.facts = f,
+		.forward = forward,
+		.start = hash,
+	};
+
+	if (!s || !b->source_count)
+		return REASON_NO_PORT;
+	source = array_at(nat_sources, b->source_first + hash % b->source_count);
+	if (!source)
+		return REASON_NO_PORT;
+	__builtin_memcpy(forward->saddr, source->address, sizeof(forward->saddr));
+	search.first = s->nat_port_first;
+	search.size = s->nat_port_last - s->nat_port_first + 1;
+	bpf_loop(PORT_TRIES, try_port, &search, 0);
+	return search.found ? GO_ON : REASON_NO_PORT;
+}
+
+#endif

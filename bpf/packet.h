@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * packet.h - what is known of the packet in hand, and the two ways a stage ends.
+ *
+ * Owns `struct packet`, which parsing fills and the later stages read, and the
+ * convention: a stage returns GO_ON, or the reason why the packet is not balanced.
+ */
+#ifndef XDPLB_PACKET_H
+#define XDPLB_PACKET_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <bpf/bpf_helpers.h>
+
+#include "xdp_lb.h"
+
+#define READ_ONCE(x)	 (*(const volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, v) (*(volatile typeof(x) *)&(x) = (v))
+
+/* Below every enum reason. */
+#define GO_ON (-1)
+
+/* The bytes of tcphdr's thirteenth octet, RFC 9293, section 3.1. */
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_ACK = 0x10,
+};
+
+struct packet {
+	void *data; /* Ethernet header */
+	void *end;  /* of what XDP can reach */
+	void *l3;   /* IPv4 or IPv6 header */
+	void *l4;   /* TCP or UDP header, checked to be there */
+	__be16 ethertype;
+	__u16 length; /* Ethernet header on, padding off */
+	/* Words, so that the verifier sees one value wherever they are compared. */
+	__u32 protocol;	 /* IPPROTO_TCP or IPPROTO_UDP */
+	__u32 tcp_flags; /* 0 for UDP */
+	__u32 ttl;	 /* or hop limit */
+	__u32 ingress;	 /* ifindex */
+};
+
+/* The same for the stages that new and changing connections go through: no pointers, and one
+ * shape for both families. */
+struct facts {
+	struct flow6 flow; /* IPv4 addresses mapped */
+	struct hop source; /* the sender's MAC address; `port` is not set */
+	__u32 ingress;	   /* ifindex */
+	__u32 now;	   /* jiffies */
+	__u8 family;	   /* 4 or 6 */
+	__u8 tcp_flags;
+	__u8 ttl;
+	__u8 established; /* the entry stands in conntrack, not in opening */
+};
+
+#endif

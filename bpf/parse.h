@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * parse.h - from bytes to `struct packet` and the 5-tuple. Every length is checked here,
+ * against the frame and against the other lengths; later stages trust what they get.
+ *
+ * Owns the address filter too, since most packets are not ours and go no further.
+ */
+#ifndef XDPLB_PARSE_H
+#define XDPLB_PARSE_H
+
+#include <linux/if_vlan.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+
+#include "maps.h"
+#include "packet.h"
+
+#define VLAN_TAGS 2
+/* Of IPv6. Hosts send one or two; a long chain is an attack (RFC 9098). */
+#define EXTENSION_HEADERS 6
+
+#define IP_MORE_FRAGMENTS   0x2000
+#define IP_FRAGMENT_OFFSET  0x1fff
+#define IP6_FRAGMENT_HEADER 44
+
+struct vlan_tag {
+	__be16 control;
+	__be16 ethertype;
+};
+
+/* Ethernet and VLAN tags (802.1Q, 802.1ad), which stay as they are. */
+static __always_inline int parse_ethernet(struct xdp_md *ctx, struct packet *p)
+{
+	struct ethhdr *eth;
+
+	p->data = (void *)(long)ctx->data;
+	p->end = (void *)(long)ctx->data_end;
+	p->ingress = ctx->ingress_ifindex;
+
+	eth = p->data;
+	if ((void *)(eth + 1) > p->end)
+		return REASON_NOT_IP;
+	p->l3 = eth + 1;
+	p->ethertype = eth->h_proto;
+
+	for (int i = 0; i < VLAN_TAGS; i++) {
+		struct vlan_tag *tag = p->l3;
+
+		if (likely(p->ethertype != bpf_htons(ETH_P_8021Q) &&
+			   p->ethertype != bpf_htons(ETH_P_8021AD)))
+			break;
+		if ((void *)(tag + 1) > p->end)
+			return REASON_NOT_IP;
+		p->ethertype = tag->ethertype;
+		p->l3 = tag + 1;
+	}
+	return GO_ON;
+}
+
+static __always_inline __u32 rotl32(__u32 x, int bits)
+{
+	return x << bits | x >> (32 - bits);
+}
+
+/* The user side sets the bits with the same function (src/state/filter.rs). */
+static __always_inline int in_filter(__u32 word)
+{
+	struct filter *f = array_at(filter, 0);
+	__u32 bit = word * 0x9E3779B1U >> 16;
+
+	return f && f->words[bit >> 6] >> (bit & 63) & 1;
+}
+
+static __always_inline __u32 filter_word6(const struct in6_addr *a)
+{
+	return a->s6_addr32[0] ^ rotl32(a->s6_addr32[1], 8) ^ rotl32(a->s6_addr32[2], 16) ^
+	       rotl32(a->s6_addr32[3], 24);
+}
+
+/* False only if neither address is a VIP's or a backend's. */
+static __always_inline int maybe_ours4(const struct iphdr *ip)
+{
+	return in_filter(ip->daddr) || in_filter(ip->saddr);
+}
+
+static __always_inline int maybe_ours6(const struct ipv6hdr *ip6)
+{
+	return in_filter(filter_word6(&ip6->daddr)) || in_filter(filter_word6(&ip6->saddr));
+}
+
+/*
+ * The frame holds `length` bytes from its start. Beyond `end` there may be fragments of
+ * a jumbo frame; only what seems short pays for asking.
+ */
+static __always_inline int frame_holds(struct xdp_md *ctx, const struct packet *p, __u64 length)
+{
+	return likely(length <= (__u64)(p->end - p->data)) || length <= bpf_xdp_get_buff_len(ctx);
+}
+
+/* TCP or UDP, of `l4_length` bytes by the IP header. */
+static __always_inline int parse_l4(struct packet *p, __u32 l4_length)
+{
+	if (p->protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = p->l4;
+
+		if (l4_length < sizeof(*tcp))
+			return REASON_BAD_HEADER;
+		if ((void *)(tcp + 1) > p->end)
+			return REASON_SPLIT_HEADER;
+		if (tcp->doff < 5 || tcp->doff * 4U > l4_length)
+			return REASON_BAD_HEADER;
+		p->tcp_flags = ((__u8 *)tcp)[13];
+		return GO_ON;
+	}
+	if (p->protocol == IPPROTO_UDP) {
+		struct udphdr *udp = p->l4;
+
+		if (l4_length < sizeof(*udp))
+			return REASON_BAD_HEADER;
+		if ((void *)(udp + 1) > p->end)
+			return REASON_SPLIT_HEADER;
+		if (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > l4_length)
+			return REASON_BAD_HEADER;
+		p->tcp_flags = 0;
+		return GO_ON;
+	}
+	return REASON_OTHER_PROTOCOL;
+}
+
+static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, struct flow4 *flow)
+{
+	struct iphdr *ip = p->l3;
+	__u32 header, total;
+	__be16 *ports;
+	int reason;
+
+	if ((void *)(ip + 1) > p->end)
+		return REASON_NOT_IP;
+	if (likely(!maybe_ours4(ip)))
+		return REASON_NOT_OURS;
+
+	flow->saddr = ip->saddr;
+	flow->daddr = ip->daddr;
+	header = ip->ihl * 4U;
+	total = bpf_ntohs(ip->tot_len);
+	p->length = p->l3 - p->data + total;
+	p->protocol = ip->protocol;
+	p->ttl = ip->ttl;
+	p->l4 = p->l3 + header;
+
+	if (ip->version != 4 || header < sizeof(*ip) || total < header ||
+	    !frame_holds(ctx, p, p->l3 - p->data + total))
+		return REASON_BAD_HEADER;
+	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
+		return REASON_FRAGMENT;
+	reason = parse_l4(p, total - header);
+	if (reason != GO_ON)
+		return reason;
+
+	ports = p->l4;
+	flow->sport = ports[0];
+	flow->dport = ports[1];
+	flow->protocol = p->protocol;
+	return GO_ON;
+}
+
+/*
+ * Walks the extension headers from `offset` (from the frame's start), whose type is
+ * `next`. Returns the offset of what follows in the low 16 bits and its protocol above
+ * them, or a reason, negated and less one. A function of its own: hardly any packet has them.
+ */
+static __noinline int skip_extensions(struct xdp_md *ctx, __u32 offset, __u32 next)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	for (int i = 0; i < EXTENSION_HEADERS; i++) {
+		__u8 *header = data + (offset & 0x7fff);
+
+		switch (next) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_DSTOPTS:
+		case IPPROTO_ROUTING:
+			if ((void *)(header + 8) > end)
+				return -1 - REASON_BAD_EXTENSION;
+			/* Segments left: the destination is only the next stop (RFC 8200, 4.4). */
+			if (next == IPPROTO_ROUTING && header[3])
+				return -1 - REASON_OTHER_PROTOCOL;
+			next = header[0];
+			offset += (header[1] + 1) * 8;
+			break;
+		case IP6_FRAGMENT_HEADER:
+			if ((void *)(header + 8) > end)
+				return -1 - REASON_BAD_EXTENSION;
+			/* An atomic fragment is whole (RFC 6946). */
+			if (header[2] || header[3] & ~6)
+				return -1 - REASON_FRAGMENT;
+			next = header[0];
+			offset += 8;
+			break;
+		default:
+			return (offset & 0x7fff) | next << 16;
+		}
+	}
+	return -1 - REASON_BAD_EXTENSION;
+}
+
+static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, struct flow6 *flow)
+{
+	struct ipv6hdr *ip6 = p->l3;
+	__u32 start, l4_start, total;
+	__be16 *ports;
+	int reason;
+
+	if ((void *)(ip6 + 1) > p->end)
+		return REASON_NOT_IP;
+	if (likely(!maybe_ours6(ip6)))
+		return REASON_NOT_OURS;
+
+	__builtin_memcpy(flow->saddr, &ip6->saddr, sizeof(flow->saddr));
+	__builtin_memcpy(flow->daddr, &ip6->daddr, sizeof(flow->daddr));
+	start = p->l3 - p->data;
+	l4_start = start + sizeof(*ip6);
+	total = l4_start + bpf_ntohs(ip6->payload_len);
+	p->length = total;
+	p->protocol = ip6->nexthdr;
+	p->ttl = ip6->hop_limit;
+	p->l4 = ip6 + 1;
+
+	if (ip6->version != 6 || !frame_holds(ctx, p, total))
+		return REASON_BAD_HEADER;
+	if (unlikely(p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)) {
+		int found = skip_extensions(ctx, l4_start, p->protocol);
+
+		if (found < 0)
+			return -1 - found;
+		l4_start = found & 0x7fff;
+		p->protocol = found >> 16;
+		p->l4 = p->data + l4_start;
+		if (l4_start > total)
+			return REASON_BAD_EXTENSION;
+	}
+	reason = parse_l4(p, total - l4_start);
+	if (reason != GO_ON)
+		return reason;
+
+	ports = p->l4;
+	flow->sport = ports[0];
+	flow->dport = ports[1];
+	flow->protocol = p->protocol;
+	return GO_ON;
+}
+
+#endif

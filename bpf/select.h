@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * select.h - the service that an address and port belong to, and the backend that
+ * a new connection gets. New connections only.
+ */
+#ifndef XDPLB_SELECT_H
+#define XDPLB_SELECT_H
+
+#include "maps.h"
+#include "packet.h"
+#include "xxhash.h"
+
+/*
+ * A slot can name a backend that went away between two loads. The next slots hold others.
+ */
+#define SELECT_TRIES 8
+
+/* The VIP's service, an entry with NO_SERVICE if it has none there, or NULL if it is no VIP. */
+static __always_inline const struct vip *find_vip(const struct flow6 *flow)
+{
+	struct vip_key key = {
+		.prefixlen = 8 * (sizeof(key) - sizeof(key.prefixlen)),
+		.protocol = flow->protocol,
+		.port = flow->dport,
+	};
+
+	__builtin_memcpy(key.address, flow->daddr, sizeof(key.address));
+	return bpf_map_lookup_elem(&vips, &key);
+}
+
+/* A packet that could not be parsed: dropped if it is for a VIP, the stack's own otherwise. */
+static __noinline int refuse(const struct flow6 *flow, int reason)
+{
+	return find_vip(flow) ? reason : REASON_NOT_OURS;
+}
+
+static __always_inline int unknown_port(void)
+{
+	const struct settings *s = array_at(settings, 0);
+
+	return s && s->unknown_port == UNKNOWN_PORT_DROP ? REASON_UNKNOWN_PORT_DROPPED
+							 : REASON_UNKNOWN_PORT_PASSED;
+}
+
+/* XXH64 over the wide 5-tuple, with zeros for what the service does not hash by. */
+static __always_inline __u64 hash_flow(const struct flow6 *flow, __u32 by, __u64 seed)
+{
+	struct flow6 input = *flow;
+
+	if (by == HASH_SOURCE_IP || by == HASH_SOURCE_IP_PORT) {
+		__builtin_memset(input.daddr, 0, sizeof(input.daddr));
+		input.dport = 0;
+		input.protocol = 0;
+	}
+	if (by == HASH_SOURCE_IP)
+		input.sport = 0;
+	return xxh64(&input, sizeof(input), seed);
+}
+
+/* The backend for a new connection, and its id; NULL if there is none. */
+static __always_inline struct backend *select_backend(__u32 service, const struct flow6 *flow,
+						      __u32 *id)
+{
+	const struct service *s = array_at(services, service);
+	const struct settings *set = array_at(settings, 0);
+	__u32 offset, size;
+	__u64 table, hash;
+
+	if (!s || !set)
+		return NULL;
+	table = READ_ONCE(s->table);
+	offset = table;
+	size = table >> 32;
+	if (!size)
+		return NULL;
+
+	hash = hash_flow(flow, s->hash, set->hash_seed);
+	for (int i = 0; i < SELECT_TRIES; i++) {
+		const struct slot *slot = array_at(maglev, offset + (hash + i) % size);
+		struct backend *b;
+
+		if (!slot)
+			return NULL;
+		*id = slot->backend;
+		b = array_at(backends, *id);
+		if (b && READ_ONCE(b->generation))
+			return b;
+	}
+	return NULL;
+}
+
+#endif

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * track.h - what a packet does to its connection: makes one, moves its state, ends it.
+ *
+ * Reached by the first packets of a connection, by TCP segments with SYN, FIN or RST,
+ * when the entry is stale, and by whatever has no second direction. Clear before fast.
+ */
+#ifndef XDPLB_TRACK_H
+#define XDPLB_TRACK_H
+
+#include "connection.h"
+#include "count.h"
+#include "nat.h"
+#include "select.h"
+
+/* How many source ports `nat` tries when the client's own is taken towards that backend. */
+#define NAT_TRIES      8
+#define NAT_FIRST_PORT 1024
+
+/* Too much for BPF's stack of 512 bytes. One a CPU: XDP programs do not nest. */
+struct work {
+	struct facts facts;
+	struct conn6 c;	    /* the packet's own entry */
+	struct conn6 other; /* the other direction's */
+	struct flow6 other_flow;
+	struct conn4 narrow;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct work);
+} scratch SEC(".maps");
+
+/* RFC 1624 deltas for a packet of `flow` that leaves with the 5-tuple in `c`. */
+static __always_inline void compute_deltas(const struct flow6 *flow, struct conn6 *c)
+{
+	__u64 addresses = 0, ports;
+
+	for (int i = 0; i < 4; i++)
+		addresses += csum_delta32(flow->saddr[i], c->saddr[i]) +
+			     csum_delta32(flow->daddr[i], c->daddr[i]);
+	ports = csum_delta16(flow->sport, c->sport) + csum_delta16(flow->dport, c->dport);
+	/* Folded apart: eight words and two halves would not fit the sum otherwise. */
+	c->conn.l3_delta = csum_fold((__u64)csum_fold(addresses) + CSUM_TTL_DECREMENT);
+	c->conn.l4_delta = csum_fold((__u64)csum_fold(addresses) + ports);
+}
+
+/* Fills in the entry of the backend's direction from the client's. */
+static __always_inline void make_reply(const struct facts *f, const struct conn6 *c,
+				       struct conn6 *reply, struct flow6 *reply_key)
+{
+	reply_flow(c, f->flow.protocol, reply_key);
+	reply->conn = c->conn;
+	reply->conn.flags |= CONN_REPLY;
+	__builtin_memcpy(reply->saddr, f->flow.daddr, sizeof(reply->saddr));
+	__builtin_memcpy(reply->daddr, f->flow.saddr, sizeof(reply->daddr));
+	reply->sport = f->flow.dport;
+	reply->dport = f->flow.sport;
+	compute_deltas(reply_key, reply);
+}
+
+/* True if `c`, found under a reply's key, is in the way of a connection of `f`. */
+static __always_inline int in_the_way(const struct facts *f, const struct conn6 *c)
+{
+	const struct settings *s = array_at(settings, 0);
+	struct flow6 client;
+
+	if (!s || c->conn.state == CONN_CLOSED || idle_too_long(&c->conn, s, f->now))
+		return 0;
+	reply_flow(c, f->flow.protocol, &client);
+	return !same_flow(&client, &f->flow);
+}
+
+/*
+ * nat keeps the client's port. Two connections of one client port, to two VIPs or ports of a
+ * service, can meet at one backend: the second gets another port, or the backend and its replies
+ * could not be told apart.
+ */
+static __noinline int find_source(struct work *w, __u32 hash)
+{
+	const struct facts *f = &w->facts;
+
+	for (int i = 0; i <= NAT_TRIES; i++) {
+		if (i)
+			w->c.sport =
+				bpf_htons(NAT_FIRST_PORT + (hash + i) % (65536 - NAT_FIRST_PORT));
+		reply_flow(&w->c, f->flow.protocol, &w->other_flow);
+		if (find_connection(f->family, &w->other_flow, &w->other) < 0 ||
+		    !in_the_way(f, &w->other))
+			return GO_ON;
+	}
+	return REASON_NO_PORT;
+}
+
+/* Writes both entries of a new connection, the backend's direction first: its packets
+ * can only come after the client's. */
+static __noinline int store_connection(struct work *w)
+{
+	const struct facts *f = &w->facts;
+	long error;
+
+	make_reply(f, &w->c, &w->other, &w->other_flow);
+	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))
+		return REASON_TABLE_FULL;
+	error = table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST);
+	if (!error)
+		return GO_ON;
+	/* Another CPU was first: its entry holds, and with full-nat it has another port. */
+	if (w->c.conn.flags & CONN_FULL_NAT) {
+		table_remove(f->family, 0, &w->other_flow);
+		release_claim(f->family, &w->other_flow);
+	}
+	if (table_read(f->family, 0, &f->flow, &w->c))
+		return REASON_TABLE_FULL;
+	return GO_ON;
+}
+
+/*
+ * A packet without a connection, or with one that is over (`stale`, in w->c). Chooses before it
+ * forgets, so that a service that has lost all its backends for a moment loses no connection.
+ */
+static __noinline int open_connection(struct work *w, int stale)
+{
+	const struct facts *f = &w->facts;
+	const struct vip *vip = find_vip(&f->flow);
+	struct conn6 *c = &w->c;
+	const struct backend *b;
+	__u32 id, hash, *port;
+	int reason;
+
+	if (!vip)
+		return REASON_NOT_OURS;
+	if (vip->service == NO_SERVICE)
+		return unknown_port();
+	if (f->ttl <= 1)
+		return REASON_TTL_EXPIRED;
+	b = select_backend(vip->service, &f->flow, &id);
+	if (!b)
+		return REASON_NO_BACKEND;
+	port = bpf_map_lookup_elem(&port_index, &f->ingress);
+	if (!port)
+		return REASON_NO_INTERFACE;
+	if (stale)
+		forget(f->family, &f->flow, c);
+
+	__builtin_memset(c, 0, sizeof(*c));
+	c->conn.backend = id;
+	c->conn.generation = b->generation;
+	c->conn.last_seen = f->now;
+	c->conn.ingress = f->ingress;
+	c->conn.hop = f->source;
+	c->conn.hop.port = *port;
+	c->conn.state = f->flow.protocol == IPPROTO_TCP ? CONN_OPENING : CONN_UDP;
+	if (f->tcp_flags & TCP_FIN) {
+		c->conn.state = CONN_CLOSING;
+		c->conn.flags = CONN_FIN_CLIENT;
+	}
+	__builtin_memcpy(c->saddr, f->flow.saddr, sizeof(c->saddr));
+	__builtin_memcpy(c->daddr, b->address, sizeof(c->daddr));
+	c->sport = f->flow.sport;
+	c->dport = b->port ?: f->flow.dport;
+
+	hash = hash_flow(&f->flow, HASH_5_TUPLE, f->now) >> 32;
+	if (b->forward == FORWARD_FULL_NAT) {
+		/* A reset without a connection has no port of ours to come from. */
+		if (f->tcp_flags & TCP_RST)
+			return REASON_NO_CONNECTION;
+		c->conn.flags |= CONN_FULL_NAT;
+		reason = claim_source(f, b, hash, c);
+	} else {
+		reason = f->tcp_flags & TCP_RST ? GO_ON : find_source(w, hash);
+	}
+	if (reason != GO_ON)
+		return reason;
+	compute_deltas(&f->flow, c);
+	/* A reset without a connection goes by hash alone: it makes none. */
+	if (f->tcp_flags & TCP_RST)
+		return GO_ON;
+	reason = store_connection(w);
+	if (reason == GO_ON)
+		count_connection(w->c.conn.backend);
+	return reason;
+}
+
+/* What a segment of either direction does to a TCP connection (RFC 9293, section 3.3.2, as far
+ * as an observer between the two can tell). */
+static __always_inline void advance_tcp(struct conn *c, __u8 tcp_flags)
+{
+	if (tcp_flags & TCP_RST) {
+		c->state = CONN_CLOSED;
+		return;
+	}
+	if (c->state == CONN_OPENING && !(c->flags & CONN_REPLY) && c->flags & CONN_REPLIED &&
+	    tcp_flags & TCP_ACK)
+		c->state = CONN_ESTABLISHED;
+	if (tcp_flags & TCP_FIN) {
+		c->flags |= c->flags & CONN_REPLY ? CONN_FIN_BACKEND : CONN_FIN_CLIENT;
+		if (c->state != CONN_CLOSED)
+			c->state = CONN_CLOSING;
+	}
+	if (c->flags & CONN_FIN_CLIENT && c->flags & CONN_FIN_BACKEND)
+		c->state = CONN_CLOSED;
+}
+
+/* True once both directions have been seen: a UDP reply, or the client's ACK after one. */
+static __always_inline int proven(const struct conn *c, const struct facts *f)
+{
+	if (!(c->flags & CONN_REPLIED))
+		return 0;
+	if (f->flow.protocol == IPPROTO_UDP)
+		return 1;
+	return !(c->flags & CONN_REPLY) && f->tcp_flags & TCP_ACK &&
+	       !(f->tcp_flags & (TCP_SYN | TCP_RST));
+}
+
+/*
+ * Moves both entries to conntrack: there first, so that a packet on another CPU finds
+ * them in one table or the other (find_connection looks three times for that).
+ */
+static __noinline void promote(struct work *w)
+{
+	const struct facts *f = &w->facts;
+
+	if (table_read(f->family, 0, &w->other_flow, &w->other))
+		return;
+	w->other.conn.state = w->c.conn.state;
+	w->other.conn.flags = (w->other.conn.flags & CONN_REPLY) | (w->c.conn.flags & ~CONN_REPLY);
+	w->other.conn.last_seen = f->now;
+	if (table_store(f->family, 1, &w->other_flow, &w->other, BPF_ANY) ||
+	    table_store(f->family, 1, &f->flow, &w->c, BPF_ANY))
+		return;
+	table_remove(f->family, 0, &w->other_flow);
+	table_remove(f->family, 0, &f->flow);
+}
+
+/* A packet of the connection in w->c. */
+static __noinline int advance(struct work *w)
+{
+	struct facts *f = &w->facts;
+	struct conn *c = &w->c.conn;
+	__u8 state = c->state, flags = c->flags;
+	int changed = 0;
+
+	if (c->flags & CONN_REPLY) {
+		c->flags |= CONN_REPLIED;
+	} else if (c->ingress != f->ingress || !same_mac(*(__u64 *)&f->source, *(__u64 *)&c->hop)) {
+		/* Clients are answered by the way their packets come. */
+		__u32 *port = bpf_map_lookup_elem(&port_index, &f->ingress);
+
+		if (!port)
+			return REASON_NO_INTERFACE;
+		c->ingress = f->ingress;
+		c->hop = f->source;
+		c->hop.port = *port;
+		changed = 1;
+	}
+	if (f->flow.protocol == IPPROTO_TCP)
+		advance_tcp(c, f->tcp_flags);
+	changed |= c->state != state || c->flags != flags;
+	c->last_seen = f->now;
+	table_touch(f->family, f->established, &f->flow, c);
+
+	reply_flow(&w->c, f->flow.protocol, &w->other_flow);
+	if (changed)
+		table_touch(f->family, f->established, &w->other_flow, c);
+	if (!f->established && proven(c, f))
+		promote(w);
+	return GO_ON;
+}
+
+/* True if the connection in w->c, whose packet this is, cannot go on. */
+static __always_inline int is_stale(struct work *w)
+{
+	const struct settings *s = array_at(settings, 0);
+	const struct facts *f = &w->facts;
+	const struct conn *c = &w->c.conn;
+	const struct backend *b;
+
+	if (!s)
+		return 1;
+	if (idle_too_long(c, s, f->now)) {
+		/* One direction may be silent for longer than a timeout while the other is not. */
+		reply_flow(&w->c, f->flow.protocol, &w->other_flow);
+		if (find_connection(f->family, &w->other_flow, &w->other) < 0 ||
+		    idle_too_long(&w->other.conn, s, f->now))
+			return 1;
+	}
+	if (c->flags & CONN_REPLY)
+		return 0;
+	/* The client takes its port for a new connection. */
+	if (c->state == CONN_CLOSED && (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+		return 1;
+	b = array_at(backends, c->backend);
+	return !b || b->generation != c->generation;
+}
+
+static __noinline int track(struct work *w)
+{
+	struct facts *f = &w->facts;
+	int found = find_connection(f->family, &f->flow, &w->c);
+
+	if (found < 0)
+		return open_connection(w, 0);
+	f->established = found;
+	if (is_stale(w))
+		return open_connection(w, !(w->c.conn.flags & CONN_REPLY));
+	return advance(w);
+}
+
+static __always_inline void gather_facts(const struct packet *p, __u8 family, struct facts *f)
+{
+	const struct ethhdr *eth = p->data;
+
+	__builtin_memcpy(f->source.mac, eth->h_source, ETH_ALEN);
+	f->source.port = 0;
+	f->ingress = p->ingress;
+	f->now = now();
+	f->family = family;
+	f->tcp_flags = p->tcp_flags;
+	f->ttl = p->ttl;
+	f->established = 0;
+}
+
+/* The connection of the packet, which it may have made or changed, in *c. */
+static __always_inline int track_ipv4(const struct packet *p, const struct flow4 *flow,
+				      struct conn4 **c)
+{
+	struct work *w = array_at(scratch, 0);
+	int reason;
+
+	if (!w)
+		return REASON_TABLE_FULL;
+	gather_facts(p, 4, &w->facts);
+	widen_flow(flow, &w->facts.flow);
+	reason = track(w);
+	narrow_conn(&w->c, &w->narrow);
+	*c = &w->narrow;
+	return reason;
+}
+
+static __always_inline int track_ipv6(const struct packet *p, const struct flow6 *flow,
+				      struct conn6 **c)
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (!w)
+		return REASON_TABLE_FULL;
+	gather_facts(p, 6, &w->facts);
+	w->facts.flow = *flow;
+	*c = &w->c;
+	return track(w);
+}
+
+/* Parsing has refused the packet: if it is for a VIP that stands, else it is the stack's. */
+static __always_inline int refused_ipv4(const struct flow4 *flow, int reason)
+{
+	struct flow6 wide;
+
+	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
+		return reason;
+	widen_flow(flow, &wide);
+	return refuse(&wide, reason);
+}
+
+static __always_inline int refused_ipv6(const struct flow6 *flow, int reason)
+{
+	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
+		return reason;
+	return refuse(flow, reason);
+}
+
+#endif

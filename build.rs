@@ -1,0 +1,125 @@
+//! Compiles the datapath and generates its skeleton; turns the list of reasons into Rust.
+//!
+//! Owns finding a clang that can. Everything is written to `OUT_DIR`.
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use libbpf_cargo::SkeletonBuilder;
+
+const SOURCE: &str = "bpf/xdp_lb.bpf.c";
+const REASONS: &str = "include/reasons.h";
+/// The oldest clang whose BPF back end is known to compile the datapath.
+const OLDEST_CLANG: u32 = 16;
+const INSTALL: &str = "apt-get install clang-19 libelf-dev zlib1g-dev pkg-config gcc make linux-libc-dev";
+
+fn main() {
+    if let Err(error) = build() {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; run cargo build")?);
+    println!("cargo:rerun-if-env-changed=CLANG");
+    // libbpf-cargo names the source only.
+    println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-changed=include");
+
+    fs::write(out.join("reasons.rs"), reasons(&fs::read_to_string(REASONS)?)?)?;
+
+    let mut arguments: Vec<OsString> = ["-O2", "-g", "-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wcast-qual"]
+        .iter()
+        .map(Into::into)
+        .collect();
+    for directory in includes() {
+        arguments.push("-I".into());
+        arguments.push(directory.into());
+    }
+    SkeletonBuilder::new()
+        .source(SOURCE)
+        .clang(clang()?)
+        .clang_args(arguments)
+        .build_and_generate(out.join("xdp_lb.skel.rs"))
+        .map_err(|error| format!("{SOURCE}: {error:#}\nThe compiler and headers come with: {INSTALL}"))?;
+    Ok(())
+}
+
+/// Our own headers, and Debian's architecture-specific ones, which a BPF target does not search.
+fn includes() -> Vec<PathBuf> {
+    let mut directories = vec![PathBuf::from("include")];
+    if let Ok(architecture) = env::var("CARGO_CFG_TARGET_ARCH") {
+        let multiarch = PathBuf::from(format!("/usr/include/{architecture}-linux-gnu"));
+        if multiarch.is_dir() {
+            directories.push(multiarch);
+        }
+    }
+    directories
+}
+
+/// `$CLANG`, else the newest `clang-NN`, else a `clang` that is new enough.
+fn clang() -> Result<PathBuf, Box<dyn Error>> {
+    if let Some(clang) = env::var_os("CLANG") {
+        return Ok(clang.into());
+    }
+    let newest = env::var_os("PATH")
+        .iter()
+        .flat_map(env::split_paths)
+        .filter_map(|directory| fs::read_dir(directory).ok())
+        .flatten()
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let version = entry.file_name().to_str()?.strip_prefix("clang-")?.parse::<u32>().ok()?;
+            Some((version, entry.path()))
+        })
+        .max();
+    match newest {
+        Some((version, path)) if version >= OLDEST_CLANG => return Ok(path),
+        _ => {}
+    }
+    if version_of(Path::new("clang")).is_some_and(|version| version >= OLDEST_CLANG) {
+        return Ok("clang".into());
+    }
+    Err(format!("no clang {OLDEST_CLANG} or newer found, which compiles the datapath; install it with: {INSTALL} (or name one in $CLANG)").into())
+}
+
+fn version_of(clang: &Path) -> Option<u32> {
+    let output = Command::new(clang).arg("-dumpversion").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.split('.').next()?.trim().parse().ok()
+}
+
+/// `X(NAME, VERDICT, "text")` lines as a Rust table, in order.
+fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
+    let mut table = String::from("/// Every reason, by index into `counters`.\npub static REASONS: &[Reason] = &[\n");
+    let mut found = 0;
+    for line in header.lines() {
+        let Some(entry) = line.trim().strip_prefix("X(") else { continue };
+        let entry = entry.trim_end_matches('\\').trim_end();
+        let fields = entry.strip_suffix(')').and_then(|entry| {
+            let (name, rest) = entry.split_once(", ")?;
+            let (verdict, text) = rest.split_once(", ")?;
+            Some((name.to_lowercase(), verdict, text))
+        });
+        let Some((name, verdict, text)) = fields else {
+            return Err(format!("{REASONS}: not of the form X(NAME, VERDICT, \"text\"): {line}").into());
+        };
+        let verdict = match verdict {
+            "DROP" => "Drop",
+            "PASS" => "Pass",
+            other => return Err(format!("{REASONS}: {name}: verdict {other} is neither DROP nor PASS").into()),
+        };
+        writeln!(table, "    Reason {{ name: {name:?}, verdict: Verdict::{verdict}, text: {text} }},")?;
+        found += 1;
+    }
+    if found == 0 {
+        return Err(format!("{REASONS}: no X(NAME, VERDICT, \"text\") line found").into());
+    }
+    table.push_str("];\n");
+    Ok(table)
+}
