@@ -18,8 +18,9 @@
 
 #define MAPPED_PREFIX bpf_htonl(0xffff) /* the third word of ::ffff:a.b.c.d */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define MAC_BITS 0x0000ffffffffffffULL /* of the eight bytes of a hop or a frame's source address  \
-					*/
+#define MAC_BITS                                                                                   \
+	0x0000ffffffffffffULL /* of the eight bytes of a hop or a frame's source address           \
+			       */
 #else
 #define MAC_BITS 0xffffffffffff0000ULL
 #endif

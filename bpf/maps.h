@@ -60,13 +60,13 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct slot);
+	__type(value, struct slots);
 } maglev SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, NAT_SOURCE_LIMIT);
+	__uint(max_entries, 2 * NAT_SOURCE_LIMIT); /* a new pool beside the one in use */
 	__type(key, __u32);
 	__type(value, struct nat_source);
 } nat_sources SEC(".maps");

@@ -73,6 +73,8 @@ static __noinline int claim_source(const struct facts *f, const struct backend *
 				   struct conn6 *forward)
 {
 	const struct settings *s = array_at(settings, 0);
+	__u64 sources = READ_ONCE(b->sources);
+	__u32 offset = sources, size = sources >> 32;
 	const struct nat_source *source;
 	struct port_search search = {
 		.facts = f,
@@ -80,9 +82,9 @@ static __noinline int claim_source(const struct facts *f, const struct backend *
 		.start = hash,
 	};
 
-	if (!s || !b->source_count)
+	if (!s || !size)
 		return REASON_NO_PORT;
-	source = array_at(nat_sources, b->source_first + hash % b->source_count);
+	source = array_at(nat_sources, offset + hash % size);
 	if (!source)
 		return REASON_NO_PORT;
 	__builtin_memcpy(forward->saddr, source->address, sizeof(forward->saddr));

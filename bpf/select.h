@@ -76,12 +76,13 @@ static __always_inline struct backend *select_backend(__u32 service, const struc
 
 	hash = hash_flow(flow, s->hash, set->hash_seed);
 	for (int i = 0; i < SELECT_TRIES; i++) {
-		const struct slot *slot = array_at(maglev, offset + (hash + i) % size);
+		__u32 slot = offset + (hash + i) % size;
+		const struct slots *pair = array_at(maglev, slot / 2);
 		struct backend *b;
 
-		if (!slot)
+		if (!pair)
 			return NULL;
-		*id = slot->backend;
+		*id = pair->backend[slot & 1];
 		b = array_at(backends, *id);
 		if (b && READ_ONCE(b->generation))
 			return b;

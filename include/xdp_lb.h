@@ -84,6 +84,7 @@ enum backend_health {
 	HEALTH_UP = 1,
 	HEALTH_DOWN = 2,
 	HEALTH_UNRESOLVED = 3, /* no route, or no neighbour answers */
+	HEALTH_NO_SOURCE = 4,  /* full-nat without an address of ours to send from */
 };
 
 /*
@@ -112,7 +113,9 @@ struct settings {
 	__u32 unknown_port;   /* enum unknown_port */
 	__u16 nat_port_first; /* full-nat source ports, host order, inclusive */
 	__u16 nat_port_last;
-	__u32 pad;
+	__u32 hz;	     /* jiffies a second; with the next two, what a time in jiffies means */
+	__u64 clock_jiffies; /* when CLOCK_MONOTONIC was */
+	__u64 clock_monotonic; /* ns */
 };
 
 /*
@@ -157,13 +160,13 @@ struct backend {
 	__be16 port;	  /* 0: the packet's own */
 	__u16 weight;
 	__be32 address[4];
-	__u32 service;	    /* index into `services` */
-	__u32 source_first; /* full-nat: its slice of `nat_sources` */
-	__u32 source_count;
-	__u8 forward; /* enum forward_mode; 0: the id is free */
-	__u8 family;  /* 4 or 6 */
-	__u8 state;   /* enum backend_state */
-	__u8 health;  /* enum backend_health */
+	__u32 service; /* index into `services` */
+	__u8 forward;  /* enum forward_mode; 0: the id is free */
+	__u8 family;   /* 4 or 6 */
+	__u8 state;    /* enum backend_state */
+	__u8 health;   /* enum backend_health */
+	__u64 sources; /* full-nat: slice of `nat_sources`: offset in the low 32 bits, size in the
+			  high */
 	char name[NAME_LENGTH];
 };
 
@@ -172,9 +175,10 @@ struct nat_source {
 	__be32 address[4];
 };
 
-/* A slot of `maglev`: the id of a backend. */
-struct slot {
-	__u32 backend;
+/* Two slots of `maglev`: ids of backends. A pair, since an array's elements are padded to 8 bytes.
+ */
+struct slots {
+	__u32 backend[2];
 };
 
 /* A packet's 5-tuple as it arrives: key of `conntrack` and `opening`. */

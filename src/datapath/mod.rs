@@ -1,4 +1,261 @@
-//! skeleton
-#[allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks, dead_code)]
-mod skel { include!(concat!(env!("OUT_DIR"), "/xdp_lb.skel.rs")); }
-pub use skel::*;
+//! The datapath as the rest of the program sees it: load, attach, fill, look, sweep.
+//!
+//! The only part that knows libbpf. What the maps are to hold comes from [`crate::state`] as plain
+//! values; the layouts are in `include/xdp_lb.h`.
+
+pub mod abi;
+mod apply;
+mod array;
+mod attach;
+pub mod clock;
+pub mod connections;
+pub mod pins;
+pub mod reasons;
+pub mod sweep;
+pub mod view;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{MapCore, MapHandle, PrintLevel, Program};
+use log::debug;
+
+use crate::config::Limits;
+use crate::state::regions::{self, Regions};
+use array::Array;
+pub use attach::Mode;
+use clock::Clock;
+use pins::PinDir;
+pub use view::View;
+
+#[allow(missing_docs, non_camel_case_types, dead_code, clippy::all, clippy::undocumented_unsafe_blocks)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/xdp_lb.skel.rs"));
+}
+
+use skeleton::{XdpLbSkel, XdpLbSkelBuilder};
+
+/// What can go wrong between us and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel did not take the programs or maps.
+    #[error("the kernel refused the datapath: {source:#}{remedy}")]
+    Load {
+        /// libbpf's error.
+        source: libbpf_rs::Error,
+        /// What libbpf said meanwhile, and what may help; begins with a separator.
+        remedy: String,
+    },
+    /// A call on one map failed.
+    #[error("cannot {action} the map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: String,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A map is not of the shape that this program was built for.
+    #[error("the map {map} has another layout than this xdplb knows; it belongs to another version: stop that one first")]
+    Layout {
+        /// Its name.
+        map: String,
+    },
+    /// The `clock` program did not run.
+    #[error("cannot read the kernel's jiffies: {source:#}; xdplb needs CAP_BPF")]
+    Clock {
+        /// libbpf's error.
+        source: libbpf_rs::Error,
+    },
+    /// XDP could not be attached to an interface.
+    #[error("cannot attach XDP to {interface}: {reason}")]
+    Attach {
+        /// Its name.
+        interface: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Something about the pin directory.
+    #[error("{}: {reason}", path.display())]
+    Pins {
+        /// The directory, or a file in it.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// All Maglev regions are taken.
+    #[error("no room for the Maglev table of service {service}: raise limits.services or limits.backends and restart")]
+    Regions {
+        /// Its name.
+        service: String,
+    },
+}
+
+/// The loaded datapath. Dropping it detaches it from all interfaces and removes its pins.
+pub struct Datapath {
+    // Before the links and pins, so that it goes last: fields are dropped in order.
+    attached: BTreeMap<u16, attach::Attached>,
+    pins: Option<PinDir>,
+    tables: Tables,
+    clock: Clock,
+    skeleton: XdpLbSkel<'static>,
+}
+
+/// The arrays that are written through memory, and what is known of their use.
+struct Tables {
+    settings: Array<abi::settings>,
+    filter: Array<abi::filter>,
+    services: Array<abi::service>,
+    backends: Array<abi::backend>,
+    maglev: Array<abi::slots>,
+    nat_sources: Array<abi::nat_source>,
+    interfaces: Array<abi::interface>,
+    /// Where in `nat_sources` the pool in use begins.
+    sources: u32,
+    regions: Regions,
+}
+
+/// The sizes of the maps that `[limits]` sets, by name.
+fn sizes(limits: &Limits) -> [(&'static str, u32); 10] {
+    // Each connection has two entries, one for each direction.
+    let entries = limits.connections.saturating_mul(2).max(64);
+    // Half-open connections live seconds, established ones hours; a flood fills only this part.
+    let opening = (entries / 4).max(64);
+    // A range of ports is at most 30 prefixes; the trie takes memory only as it is used.
+    let bindings = limits.services.saturating_mul(64);
+    [
+        ("vips", bindings),
+        ("services", limits.services),
+        ("backends", limits.backends),
+        ("maglev", regions::capacity_for(limits).div_ceil(2)),
+        ("conntrack", entries),
+        ("conntrack6", entries),
+        ("opening", opening),
+        ("opening6", opening),
+        ("nat_ports", limits.connections),
+        ("nat_ports6", limits.connections),
+    ]
+}
+
+/// What libbpf says during a load, kept for the error if there is one.
+static LIBBPF_LOG: Mutex<String> = Mutex::new(String::new());
+
+fn keep_libbpf_log(level: PrintLevel, message: String) {
+    debug!(target: "libbpf", "{}", message.trim_end());
+    if level == PrintLevel::Warn {
+        if let Ok(mut log) = LIBBPF_LOG.lock() {
+            log.push_str(&message);
+        }
+    }
+}
+
+impl Datapath {
+    /// Creates the maps and loads the programs. Nothing is attached or pinned yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with what it said.
+    pub fn load(limits: &Limits) -> Result<Self, Error> {
+        libbpf_rs::set_print(Some((PrintLevel::Info, keep_libbpf_log)));
+        if let Ok(mut log) = LIBBPF_LOG.lock() {
+            log.clear();
+        }
+        let refused = |source| Error::Load { remedy: load_remedy(&source), source };
+
+        // The skeleton borrows from its object for as long as it lives, which is as long as we do: a few
+        // bytes for each load.
+        let object = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = XdpLbSkelBuilder::default().open(object).map_err(refused)?;
+        for (name, size) in sizes(limits) {
+            for mut map in open.open_object_mut().maps_mut() {
+                if map.name() == name {
+                    map.set_max_entries(size).map_err(refused)?;
+                }
+            }
+        }
+        let skeleton = open.load().map_err(refused)?;
+        let maps = &skeleton.maps;
+        let tables = Tables {
+            settings: Array::map(&maps.settings)?,
+            filter: Array::map(&maps.filter)?,
+            services: Array::map(&maps.services)?,
+            backends: Array::map(&maps.backends)?,
+            maglev: Array::map(&maps.maglev)?,
+            nat_sources: Array::map(&maps.nat_sources)?,
+            interfaces: Array::map(&maps.interfaces)?,
+            sources: 0,
+            regions: Regions::new(regions::capacity_for(limits)),
+        };
+        let clock = Clock::calibrate(&skeleton.progs.clock)?;
+        Ok(Datapath { attached: BTreeMap::new(), pins: None, tables, clock, skeleton })
+    }
+
+    /// Pins every map under `pins`, which then belongs to this datapath.
+    ///
+    /// # Errors
+    /// When a pin cannot be made; those made before it are removed.
+    pub fn pin(&mut self, pins: PinDir) -> Result<(), Error> {
+        let path = pins.path().to_path_buf();
+        self.pins = Some(pins);
+        for mut map in self.skeleton.object_mut().maps_mut() {
+            let Some(name) = map.name().to_str().filter(|name| pins::is_ours(name)).map(str::to_owned) else {
+                continue;
+            };
+            let path = path.join(&name);
+            map.pin(&path).map_err(|error| Error::Pins {
+                path,
+                reason: format!("cannot pin the map here: {error}; is another program using the directory?"),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The datapath's clock.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The packet program, for running it over packets.
+    pub fn program(&self) -> &Program<'static> {
+        &self.skeleton.progs.xdp_lb
+    }
+
+    /// A second handle to a map, by name; `None` if there is no such map.
+    ///
+    /// # Errors
+    /// When the kernel refuses to duplicate it.
+    pub fn map(&self, name: &str) -> Result<Option<MapHandle>, Error> {
+        self.skeleton
+            .object()
+            .maps()
+            .find(|map| map.name() == name)
+            .map(|map| {
+                MapHandle::try_from(&map).map_err(|error| Error::Map {
+                    map: name.into(),
+                    action: "open",
+                    source: io::Error::other(error),
+                })
+            })
+            .transpose()
+    }
+}
+
+/// What libbpf and the kernel said, cut to what matters, and what usually helps.
+fn load_remedy(error: &libbpf_rs::Error) -> String {
+    let log = LIBBPF_LOG.lock().map(|log| log.clone()).unwrap_or_default();
+    let said: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let tail = said[said.len().saturating_sub(6)..].join("\n  ");
+    let hint = match error.kind() {
+        libbpf_rs::ErrorKind::PermissionDenied => {
+            "it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root; if it has them, the verifier's words are above"
+        }
+        libbpf_rs::ErrorKind::OutOfMemory => "lower limits.connections: `xdplb check` shows what the tables take",
+        _ => "it needs Linux 6.1 or newer with BPF and BTF (CONFIG_DEBUG_INFO_BTF)",
+    };
+    let separator = if tail.is_empty() { "" } else { "\n  " };
+    format!("{separator}{tail}; {hint}")
+}

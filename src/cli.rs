@@ -1,0 +1,123 @@
+//! The command line: what can be typed, and nothing of what it does.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where the maps are pinned unless the file or the command line says otherwise.
+pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
+
+/// A layer-4 load balancer in XDP.
+///
+/// Without a command: loads the datapath, attaches it and balances until SIGINT or SIGTERM. SIGHUP
+/// reloads the file.
+#[derive(Debug, Parser)]
+#[command(name = "xdplb", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
+    /// What to do instead of balancing
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read and validate the file, print what would run; needs no root
+    Check {
+        /// The configuration file
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Services and backends, in the shape of `ipvsadm -Ln`
+    List {
+        /// Add packets and bytes in both directions
+        #[arg(long)]
+        stats: bool,
+        /// What to look at and how to print it
+        #[command(flatten)]
+        look: Look,
+    },
+    /// The connection table
+    Conns {
+        /// Which connections
+        #[command(flatten)]
+        filter: ConnectionFilter,
+        /// Print only how many there are
+        #[arg(long)]
+        count: bool,
+        /// What to look at and how to print it
+        #[command(flatten)]
+        look: Look,
+    },
+    /// How many packets were dropped or passed on, by reason
+    Drops {
+        /// What to look at and how to print it
+        #[command(flatten)]
+        look: Look,
+    },
+}
+
+/// What every command that only looks takes.
+#[derive(Debug, Args)]
+pub struct Look {
+    /// The instance's pin directory, datapath.pin_dir
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which connections; all of them without any option.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConnectionFilter {
+    /// Of this protocol
+    #[arg(long, value_enum)]
+    pub protocol: Option<ProtocolName>,
+    /// In this state
+    #[arg(long, value_enum)]
+    pub state: Option<StateName>,
+    /// From this client
+    #[arg(long, value_name = "ADDRESS")]
+    pub client: Option<IpAddr>,
+    /// To this VIP
+    #[arg(long, value_name = "ADDRESS")]
+    pub vip: Option<IpAddr>,
+    /// Of this service, by name
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// At this backend, by name or address
+    #[arg(long, value_name = "NAME|ADDRESS")]
+    pub backend: Option<String>,
+}
+
+/// Protocols of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolName {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+/// States of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StateName {
+    /// TCP, handshake not finished
+    Opening,
+    /// TCP, established
+    Established,
+    /// TCP, one side has closed
+    Closing,
+    /// TCP, over
+    Closed,
+    /// UDP
+    Udp,
+}

@@ -1,0 +1,330 @@
+//! Making the maps equal to a plan: compares with what they hold and writes the difference.
+//!
+//! Owns the order of the writes, so that a packet in between sees the old plan or the new, or a mixture
+//! that is as good: first what is pointed to, then what points to it; what goes, in reverse.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::thread;
+use std::time::Instant;
+
+use libbpf_rs::{MapCore, MapFlags};
+
+use super::abi::{self, address_of, bytes_of, from_bytes, name_to, region, region_parts, words_of};
+use super::clock::Clock;
+use super::{Datapath, Error, Tables};
+use crate::config::{AdminState, Forward, HashBy, Protocol, Timeouts, UnknownPort};
+use crate::state::ports::PortPrefix;
+use crate::state::{self, Desired, Health, Vip, NAT_SOURCE_LIMIT};
+
+/// What a file says that goes to the datapath as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// `[timeouts]`
+    pub timeouts: Timeouts,
+    /// `datapath.unknown_port`
+    pub unknown_port: UnknownPort,
+    /// `datapath.hash_seed`
+    pub hash_seed: u64,
+    /// Source ports of full-nat, inclusive: none that the host itself uses for outgoing connections.
+    pub nat_ports: (u16, u16),
+}
+
+/// Bits of a key of `vips` before the port: address, protocol, padding.
+const BITS_BEFORE_PORT: u32 = 128 + 8 + 8;
+/// How coarsely an entry's age is kept, as a part of a second: finer would write more often.
+const REFRESHES_A_SECOND: u32 = 4;
+
+impl Datapath {
+    /// Makes the maps what `desired` and `settings` say, whatever they held. Does nothing where they
+    /// do already.
+    ///
+    /// # Errors
+    /// When a map refuses a write, or there is no room for a Maglev table. What was written until then
+    /// stays: each step leaves the datapath working, and a second call goes on from there.
+    pub fn apply(&mut self, desired: &Desired, settings: &Settings) -> Result<(), Error> {
+        self.write_settings(settings);
+        let tables = &mut self.tables;
+        tables.widen_filter(desired);
+        let sources = tables.write_sources(desired);
+        for (&id, backend) in desired.backends.iter().filter(|(_, backend)| backend.usable) {
+            if tables.write_backend(id, backend, sources) == Written::Another {
+                clear_traffic(&self.skeleton.maps.traffic, id)?;
+            }
+        }
+        for (&id, service) in &desired.services {
+            tables.write_service(id, service)?;
+        }
+        self.write_vips(&desired.vips)?;
+        let tables = &mut self.tables;
+        for (&id, backend) in desired.backends.iter().filter(|(_, backend)| !backend.usable) {
+            if tables.write_backend(id, backend, sources) == Written::Another {
+                clear_traffic(&self.skeleton.maps.traffic, id)?;
+            }
+        }
+        tables.clear_unused(desired);
+        tables.narrow_filter(desired);
+        Ok(())
+    }
+
+    fn write_settings(&mut self, settings: &Settings) {
+        let clock: Clock = self.clock;
+        let Timeouts { tcp_opening, tcp_established, tcp_closing, udp, other } = settings.timeouts;
+        let mut timeout = [clock.jiffies_of(other); abi::conn_state::CONN_STATE_SLOTS.0 as usize];
+        for (state, duration) in [
+            (abi::conn_state::CONN_OPENING, tcp_opening),
+            (abi::conn_state::CONN_ESTABLISHED, tcp_established),
+            (abi::conn_state::CONN_CLOSING, tcp_closing),
+            (abi::conn_state::CONN_CLOSED, tcp_closing),
+            (abi::conn_state::CONN_UDP, udp),
+        ] {
+            timeout[state.0 as usize] = clock.jiffies_of(duration);
+        }
+        let shortest = timeout.iter().copied().min().unwrap_or(1);
+        let value = abi::settings {
+            hash_seed: settings.hash_seed,
+            timeout,
+            // A quarter of the shortest timeout at most, or an entry could look idle that is not.
+            refresh: (clock.hz / REFRESHES_A_SECOND).min(shortest / 4).max(1),
+            unknown_port: match settings.unknown_port {
+                UnknownPort::Pass => abi::unknown_port::UNKNOWN_PORT_PASS.0,
+                UnknownPort::Drop => abi::unknown_port::UNKNOWN_PORT_DROP.0,
+            },
+            nat_port_first: settings.nat_ports.0,
+            nat_port_last: settings.nat_ports.1,
+            hz: clock.hz,
+            clock_jiffies: clock.jiffies,
+            clock_monotonic: clock.monotonic,
+        };
+        self.tables.settings.set(0, &value);
+    }
+
+    /// The trie has no whole to swap: what is new or changed goes in first, then what is gone goes out.
+    fn write_vips(&mut self, vips: &BTreeMap<Vip, Option<u32>>) -> Result<(), Error> {
+        let map = &self.skeleton.maps.vips;
+        let failed = |action| {
+            move |error: libbpf_rs::Error| Error::Map {
+                map: "vips".into(),
+                action,
+                source: io::Error::other(error),
+            }
+        };
+        let mut live = BTreeMap::new();
+        for key in map.keys() {
+            let value = map.lookup(&key, MapFlags::ANY).map_err(failed("read"))?;
+            live.insert(key, value);
+        }
+        for (vip, service) in vips {
+            let key = bytes_of(&vip_key(vip)).to_vec();
+            let value = abi::vip { service: service.unwrap_or(abi::xdplb_limit::NO_SERVICE.0) };
+            if live.remove(&key).flatten().as_deref() != Some(bytes_of(&value)) {
+                map.update(&key, bytes_of(&value), MapFlags::ANY).map_err(failed("write"))?;
+            }
+        }
+        for key in live.keys() {
+            map.delete(key).map_err(failed("delete from"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of a backend's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// It stands for the backend that it stood for.
+    Same,
+    /// It stood for none, or for another.
+    Another,
+}
+
+/// Counts begin at 0 for each backend that gets the id.
+fn clear_traffic(map: &libbpf_rs::MapMut<'_>, id: u32) -> Result<(), Error> {
+    let failed = |source| Error::Map { map: "traffic".into(), action: "write", source };
+    let cpus = libbpf_rs::num_possible_cpus().map_err(|error| failed(io::Error::other(error)))?;
+    let zeros = vec![bytes_of(&abi::traffic::default()).to_vec(); cpus];
+    map.update_percpu(&id.to_ne_bytes(), &zeros, MapFlags::ANY).map_err(|error| failed(io::Error::other(error)))
+}
+
+impl Tables {
+    fn widen_filter(&mut self, desired: &Desired) {
+        if let Some(mut live) = self.filter.get(0) {
+            for (word, bits) in live.words.iter_mut().zip(desired.filter.iter()) {
+                *word |= bits;
+            }
+            self.filter.set(0, &live);
+        }
+    }
+
+    fn narrow_filter(&mut self, desired: &Desired) {
+        self.filter.set(0, &abi::filter { words: *desired.filter });
+    }
+
+    /// Writes the pool of full-nat addresses to the half of the array that is not in use, unless it is
+    /// the one in use; gives back where it is.
+    fn write_sources(&mut self, desired: &Desired) -> u32 {
+        let half = NAT_SOURCE_LIMIT as u32;
+        let holds = |tables: &Tables, start: u32| {
+            (start..).zip(&desired.nat_sources).all(|(index, &address)| {
+                tables.nat_sources.get(index).is_some_and(|live| live.address == words_of(address))
+            })
+        };
+        if holds(self, self.sources) {
+            return self.sources;
+        }
+        self.sources = half - self.sources;
+        for (index, &address) in (self.sources..).zip(&desired.nat_sources) {
+            self.nat_sources.set(index, &abi::nat_source { address: words_of(address) });
+        }
+        self.sources
+    }
+
+    fn write_backend(&mut self, id: u32, backend: &state::Backend, sources: u32) -> Written {
+        let hop = backend.hop.map_or(abi::hop { mac: [0; 6], port: abi::xdplb_limit::NO_PORT_INDEX.0 as u16 }, |hop| {
+            abi::hop { mac: hop.mac.0, port: hop.port }
+        });
+        let mut value = abi::backend {
+            hop,
+            generation: if backend.usable { backend.generation } else { 0 },
+            port: backend.port.unwrap_or(0).to_be(),
+            weight: backend.weight,
+            address: words_of(backend.address),
+            service: backend.service,
+            forward: forward_mode(backend.forward).0 as u8,
+            family: state::Family::of(backend.address).number(),
+            state: match backend.state {
+                AdminState::Up => abi::backend_state::BACKEND_UP,
+                AdminState::Drain => abi::backend_state::BACKEND_DRAIN,
+                AdminState::Down => abi::backend_state::BACKEND_DOWN,
+            }
+            .0 as u8,
+            health: match backend.health {
+                Health::Up => abi::backend_health::HEALTH_UP,
+                Health::Unresolved => abi::backend_health::HEALTH_UNRESOLVED,
+                Health::NoSource => abi::backend_health::HEALTH_NO_SOURCE,
+            }
+            .0 as u8,
+            sources: region(sources + backend.sources.first, backend.sources.count),
+            name: name_to(&backend.name),
+        };
+        let live = self.backends.get(id).unwrap_or_default();
+        let place = |backend: &abi::backend| (backend.service, backend.address, backend.port, backend.forward);
+        let same = place(&live) == place(&value);
+        if !same {
+            // Unusable until all of it is there.
+            let generation = std::mem::take(&mut value.generation);
+            self.backends.set(id, &value);
+            value.generation = generation;
+        }
+        self.backends.set(id, &value);
+        if same {
+            Written::Same
+        } else {
+            Written::Another
+        }
+    }
+
+    fn write_service(&mut self, id: u32, service: &state::Service) -> Result<(), Error> {
+        let live = self.services.get(id).unwrap_or_default();
+        let mut value = abi::service {
+            table: live.table,
+            hash: match service.hash {
+                HashBy::FiveTuple => abi::hash_by::HASH_5_TUPLE,
+                HashBy::SourceIp => abi::hash_by::HASH_SOURCE_IP,
+                HashBy::SourceIpPort => abi::hash_by::HASH_SOURCE_IP_PORT,
+            }
+            .0,
+            forward: forward_mode(service.forward).0,
+            family: u32::from(service.family.number()),
+            pad: 0,
+            name: name_to(&service.name),
+        };
+        if !self.holds_table(live.table, &service.table) {
+            value.table = self.write_table(service)?;
+        }
+        self.services.set(id, &value);
+        if value.table != live.table {
+            self.release(live.table);
+        }
+        Ok(())
+    }
+
+    fn holds_table(&self, region: u64, table: &[u32]) -> bool {
+        let (offset, size) = region_parts(region);
+        size as usize == table.len()
+            && (offset..).zip(table).all(|(slot, &backend)| {
+                self.maglev.get(slot / 2).is_some_and(|pair| pair.backend[slot as usize % 2] == backend)
+            })
+    }
+
+    /// Writes a table where no packet looks, and gives back its region.
+    fn write_table(&mut self, service: &state::Service) -> Result<u64, Error> {
+        let Ok(size @ 1..) = u32::try_from(service.table.len()) else { return Ok(0) };
+        let offset = loop {
+            let now = Instant::now();
+            if let Some(offset) = self.regions.allocate(size, now) {
+                break offset;
+            }
+            // Regions let go of a moment ago may still be read; they are free soon.
+            let Some(release) = self.regions.earliest_release() else {
+                return Err(Error::Regions { service: service.name.clone() });
+            };
+            thread::sleep(release.saturating_duration_since(now));
+        };
+        for (slot, &backend) in (offset..).zip(service.table.iter()) {
+            // A pair's other half may belong to a neighbouring region: it is written as it was.
+            if let Some(mut pair) = self.maglev.get(slot / 2) {
+                pair.backend[slot as usize % 2] = backend;
+                self.maglev.set(slot / 2, &pair);
+            }
+        }
+        Ok(region(offset, size))
+    }
+
+    fn release(&mut self, table: u64) {
+        let (offset, size) = region_parts(table);
+        if size > 0 {
+            self.regions.release(offset, size, Instant::now());
+        }
+    }
+
+    /// Empties the ids that the plan does not use: services before the backends that their tables name.
+    fn clear_unused(&mut self, desired: &Desired) {
+        for id in (0..self.services.len()).filter(|id| !desired.services.contains_key(id)) {
+            let live = self.services.get(id).unwrap_or_default();
+            if self.services.set(id, &abi::service::default()) {
+                self.release(live.table);
+            }
+        }
+        for id in (0..self.backends.len()).filter(|id| !desired.backends.contains_key(id)) {
+            self.backends.set(id, &abi::backend::default());
+        }
+    }
+}
+
+fn forward_mode(forward: Forward) -> abi::forward_mode {
+    match forward {
+        Forward::Nat => abi::forward_mode::FORWARD_NAT,
+        Forward::FullNat => abi::forward_mode::FORWARD_FULL_NAT,
+    }
+}
+
+/// The key that the datapath's trie has for a VIP or one of its port prefixes.
+fn vip_key(vip: &Vip) -> abi::vip_key {
+    let (protocol, port, bits) = match vip.ports {
+        None => (0, 0, 128),
+        Some((protocol, ports)) => {
+            (protocol.number(), ports.value(), BITS_BEFORE_PORT + u32::from(ports.length()))
+        }
+    };
+    abi::vip_key { prefixlen: bits, address: words_of(vip.address), protocol, pad: 0, port: port.to_be() }
+}
+
+/// What a key of `vips` stands for: the address, and protocol and ports unless it is the VIP by itself.
+pub(super) fn vip_of(key: &[u8]) -> Option<(IpAddr, Option<(Protocol, PortPrefix)>)> {
+    let key: abi::vip_key = from_bytes(key)?;
+    let address = address_of(key.address);
+    let Some(length) = key.prefixlen.checked_sub(BITS_BEFORE_PORT) else { return Some((address, None)) };
+    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.number() == key.protocol)?;
+    Some((address, Some((protocol, PortPrefix::new(u16::from_be(key.port), u8::try_from(length).ok()?)))))
+}

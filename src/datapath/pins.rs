@@ -1,0 +1,132 @@
+//! The pin directory: where `bpftool` and the other commands find the maps, and the lock that makes one
+//! directory one instance.
+//!
+//! Owns mounting the bpffs, the lock, and removing what a killed instance left.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use log::{info, warn};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{mount, MsFlags};
+use nix::sys::statfs::{statfs, BPF_FS_MAGIC};
+
+use super::Error;
+
+/// Every map that is pinned, under its own name.
+pub const NAMES: [&str; 18] = [
+    "settings",
+    "filter",
+    "vips",
+    "services",
+    "backends",
+    "maglev",
+    "nat_sources",
+    "conntrack",
+    "conntrack6",
+    "opening",
+    "opening6",
+    "nat_ports",
+    "nat_ports6",
+    "interfaces",
+    "port_index",
+    "tx_ports",
+    "traffic",
+    "counters",
+];
+
+/// Whether a file of that name in a pin directory is one of ours.
+pub fn is_ours(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
+/// A pin directory that this process has for itself. Dropping it removes our pins, and the directory if
+/// nothing else is in it.
+pub struct PinDir {
+    path: PathBuf,
+    /// Let go by the kernel when the process ends, however it ends.
+    _lock: Flock<fs::File>,
+}
+
+impl PinDir {
+    /// Makes and locks the directory, mounting a bpffs if there is none, and removes what an instance
+    /// that was killed has left in it.
+    ///
+    /// # Errors
+    /// When another instance has it, it is not on a bpffs, or it cannot be made.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        mount_bpffs(path)?;
+        let failed = |action: &str, error: &dyn std::fmt::Display| Error::Pins {
+            path: path.into(),
+            reason: format!("cannot {action}: {error}; xdplb needs write access to datapath.pin_dir"),
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| failed("make the directory", &error))?;
+        let directory = fs::File::open(path).map_err(|error| failed("open the directory", &error))?;
+        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+            nix::errno::Errno::EWOULDBLOCK => Error::Pins {
+                path: path.into(),
+                reason: "another xdplb runs with this pin_dir; stop it, or give this one its own datapath.pin_dir"
+                    .into(),
+            },
+            other => failed("lock the directory", &other),
+        })?;
+        let pins = PinDir { path: path.into(), _lock: lock };
+        if pins.remove_pins() > 0 {
+            info!("{}: removed the maps of an instance that did not stop by itself", path.display());
+        }
+        Ok(pins)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many there were.
+    fn remove_pins(&self) -> usize {
+        NAMES.iter().filter(|name| fs::remove_file(self.path.join(name)).is_ok()).count()
+    }
+}
+
+impl Drop for PinDir {
+    fn drop(&mut self) {
+        self.remove_pins();
+        if let Err(error) = fs::remove_dir(&self.path) {
+            // Somebody else's pins are in it, or it is itself a mount point.
+            if fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
+                warn!("{}: left in place, it holds files that are not xdplb's: {error}", self.path.display());
+            }
+        }
+    }
+}
+
+/// A bpffs over the nearest existing parent of the directory, mounted where systemd does if missing.
+fn mount_bpffs(path: &Path) -> Result<(), Error> {
+    const USUAL: &str = "/sys/fs/bpf";
+
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let is_bpffs = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    if is_bpffs(existing) {
+        return Ok(());
+    }
+    if path.starts_with(USUAL) && !is_bpffs(Path::new(USUAL)) {
+        return mount(Some("bpf"), USUAL, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .inspect(|()| info!("mounted a bpffs at {USUAL}"))
+            .map_err(|error| Error::Pins {
+                path: USUAL.into(),
+                reason: format!("no bpffs is mounted here and mounting one failed: {error}; as root: mount -t bpf bpf {USUAL}"),
+            });
+    }
+    Err(Error::Pins {
+        path: path.into(),
+        reason: format!(
+            "not on a bpffs; use a datapath.pin_dir under {USUAL}, or: mount -t bpf bpf {}",
+            existing.display()
+        ),
+    })
+}

@@ -1,0 +1,193 @@
+//! The background sweep: takes entries out of the connection tables that nobody will look up again.
+//!
+//! The datapath ends an entry when a packet finds it too old; what no packet finds is swept here, and
+//! with it the full-nat ports that no connection holds any more.
+
+use std::collections::HashSet;
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use log::debug;
+use plain::Plain;
+
+use super::abi::{self, from_bytes, settings, Flow};
+use super::clock::Clock;
+use super::connections::{self, Entry, Family, V4, V6};
+use super::{Datapath, Error};
+
+/// Handles to the tables, usable from another thread.
+pub struct Sweeper {
+    settings: MapHandle,
+    tables: [(MapHandle, MapHandle, MapHandle); 2],
+}
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Entries looked at; a connection has two.
+    pub entries: u64,
+    /// Entries taken out because they were too old.
+    pub expired: u64,
+    /// Entries taken out because their service no longer has the port.
+    pub unbound: u64,
+    /// Full-nat ports let go of.
+    pub ports: u64,
+}
+
+/// Whether a connection, by its client's flow and its backend's id, may stay.
+pub type StillBound<'a> = dyn Fn(&Flow, u32) -> bool + 'a;
+
+impl Datapath {
+    /// Handles for sweeping this datapath's tables.
+    ///
+    /// # Errors
+    /// When the kernel refuses to duplicate one.
+    pub fn sweeper(&self) -> Result<Sweeper, Error> {
+        let map = |name: &str| self.map(name)?.ok_or_else(|| Error::Layout { map: name.into() });
+        Ok(Sweeper {
+            settings: map("settings")?,
+            tables: [
+                (map("conntrack")?, map("opening")?, map("nat_ports")?),
+                (map("conntrack6")?, map("opening6")?, map("nat_ports6")?),
+            ],
+        })
+    }
+}
+
+impl Sweeper {
+    /// Takes out what is too old, and what `still_bound` denies.
+    ///
+    /// # Errors
+    /// When a table cannot be read; what was swept before that stays swept.
+    pub fn sweep(&self, still_bound: &StillBound<'_>) -> Result<Swept, Error> {
+        let settings = self.settings()?;
+        let Some(clock) = Clock::from_settings(&settings) else { return Ok(Swept::default()) };
+        let pass = Pass { settings, clock, still_bound };
+        let mut swept = Swept::default();
+        let [v4, v6] = &self.tables;
+        pass.family::<V4>(v4, &mut swept)?;
+        pass.family::<V6>(v6, &mut swept)?;
+        debug!("sweep: {swept:?}");
+        Ok(swept)
+    }
+
+    fn settings(&self) -> Result<settings, Error> {
+        let layout = || Error::Layout { map: "settings".into() };
+        let bytes = self.settings.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(|_| layout())?;
+        bytes.and_then(|bytes| from_bytes(&bytes)).ok_or_else(layout)
+    }
+}
+
+struct Pass<'a> {
+    settings: settings,
+    clock: Clock,
+    still_bound: &'a StillBound<'a>,
+}
+
+impl Pass<'_> {
+    fn family<F: Family>(
+        &self,
+        (established, opening, claims): &(MapHandle, MapHandle, MapHandle),
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
+        let start = self.clock.now();
+        // Keys of the directions whose other one is alive: an idle direction outlives its timeout as long
+        // as the other is in use.
+        let mut idle: Vec<(bool, Vec<u8>, Entry)> = Vec::new();
+        let mut unbound: Vec<(bool, Vec<u8>)> = Vec::new();
+        let mut in_use: HashSet<Flow> = HashSet::new();
+        let mut held: HashSet<Flow> = HashSet::new();
+        for (is_established, map) in [(true, established), (false, opening)] {
+            connections::for_each::<F>(map, |key, entry| {
+                swept.entries += 1;
+                if !(self.still_bound)(&entry.client_flow(), entry.backend) {
+                    unbound.push((is_established, key.to_vec()));
+                } else if self.too_old(entry.state, entry.last_seen) {
+                    idle.push((is_established, key.to_vec(), entry));
+                } else if entry.is_full_nat() {
+                    held.insert(entry.reply_flow());
+                }
+            })?;
+        }
+        // Only the idle ones' other directions are of interest.
+        let wanted: HashSet<Flow> = idle.iter().map(|(_, _, entry)| entry.becomes.reversed()).collect();
+        if !wanted.is_empty() {
+            for map in [established, opening] {
+                connections::for_each::<F>(map, |_, entry| {
+                    if wanted.contains(&entry.flow) && !self.too_old(entry.state, entry.last_seen) {
+                        in_use.insert(entry.flow);
+                    }
+                })?;
+            }
+        }
+        for (is_established, key, entry) in idle {
+            let map = if is_established { established } else { opening };
+            if in_use.contains(&entry.becomes.reversed()) {
+                if entry.is_full_nat() {
+                    held.insert(entry.reply_flow());
+                }
+            } else if self.remove_if_old::<F>(map, &key) {
+                swept.expired += 1;
+            } else if entry.is_full_nat() {
+                held.insert(entry.reply_flow());
+            }
+        }
+        for (is_established, key) in unbound {
+            let map = if is_established { established } else { opening };
+            swept.unbound += u64::from(map.delete(&key).is_ok());
+        }
+        self.release_claims::<F>(claims, start, &held, swept)
+    }
+
+    fn too_old(&self, state: u8, last_seen: u32) -> bool {
+        let timeout = self.settings.timeout[usize::from(state) % self.settings.timeout.len()];
+        self.clock.now().wrapping_sub(last_seen).cast_signed() > timeout.cast_signed()
+    }
+
+    /// Deletes an entry that was too old when it was read; puts it back if a packet has renewed it since.
+    fn remove_if_old<F: Family>(&self, map: &MapHandle, key: &[u8]) -> bool {
+        let Ok(Some(value)) = map.lookup_and_delete(key) else { return false };
+        let entry = match (from_bytes::<F::Key>(key), from_bytes::<F::Value>(&value)) {
+            (Some(key), Some(value)) => F::entry(key, value),
+            _ => return false,
+        };
+        if self.too_old(entry.state, entry.last_seen) {
+            return true;
+        }
+        // Refused if yet another packet has made it anew, which is as well.
+        let _ = map.update(key, &value, MapFlags::NO_EXIST);
+        false
+    }
+
+    /// Lets go of ports that no connection holds. The datapath claims a port before it stores the
+    /// connection: claims of the last seconds are too young to judge.
+    fn release_claims<F: Family>(
+        &self,
+        claims: &MapHandle,
+        start: u32,
+        held: &HashSet<Flow>,
+        swept: &mut Swept,
+    ) -> Result<(), Error> {
+        let young = start.wrapping_sub(2 * self.clock.hz);
+        let mut free = Vec::new();
+        connections::for_each_pair(claims, |key, value| {
+            let flow = from_bytes::<F::Key>(key).map(Into::into);
+            let since = since_of(value);
+            let old = since.is_some_and(|since| since.wrapping_sub(young).cast_signed() < 0);
+            if old && flow.is_some_and(|flow| !held.contains(&flow)) {
+                free.push(key.to_vec());
+            }
+        })?;
+        for key in free {
+            swept.ports += u64::from(claims.delete(&key).is_ok());
+        }
+        Ok(())
+    }
+}
+
+/// When a claim of either family was made; it ends with that field.
+fn since_of(value: &[u8]) -> Option<u32> {
+    fn at<T: Plain + Copy + Default>(value: &[u8], since: fn(T) -> u32) -> Option<u32> {
+        from_bytes::<T>(value).map(since)
+    }
+    at::<abi::claim4>(value, |claim| claim.since).or_else(|| at::<abi::claim6>(value, |claim| claim.since))
+}

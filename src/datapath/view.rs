@@ -1,0 +1,318 @@
+//! Looking at a datapath through its pins, from another process: what commands print.
+//!
+//! Reads only. Everything comes from the maps, so that it is what packets meet, not what a file says.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+
+use super::abi::{
+    self, address_of, backend_health, backend_state, conn_state, forward_mode, from_bytes, hash_by, name_from,
+};
+use super::apply::vip_of;
+use super::array::Array;
+use super::clock::Clock;
+use super::connections::{self, Entry, V4, V6};
+use super::reasons::{Reason, REASONS};
+use super::Error;
+use crate::config::{AdminState, Forward, HashBy, PortRange, Protocol};
+use crate::state::ports;
+
+/// A datapath's pinned maps.
+pub struct View {
+    directory: PathBuf,
+}
+
+/// A service, one address family of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its name in the file.
+    pub name: String,
+    /// How packets reach the backends.
+    pub forward: Forward,
+    /// What the slot is chosen by.
+    pub hash: HashBy,
+    /// The VIPs, each with its ports by protocol.
+    pub vips: BTreeMap<IpAddr, BTreeMap<Protocol, Vec<PortRange>>>,
+    /// By id.
+    pub backends: BTreeMap<u32, Backend>,
+}
+
+/// A backend of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name in the file.
+    pub name: String,
+    /// Where packets go.
+    pub address: IpAddr,
+    /// `None`: the packet's own.
+    pub port: Option<u16>,
+    /// 0..=1000
+    pub weight: u16,
+    /// What the operator wants of it.
+    pub state: AdminState,
+    /// What the world allows: "up", "down", "unresolved", "no-source".
+    pub health: &'static str,
+    /// What went there and came back, since the id was given out.
+    pub traffic: Traffic,
+}
+
+/// Sums over all CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients, Ethernet header on.
+    pub bytes_in: u64,
+    /// Packets from the backend.
+    pub packets_out: u64,
+    /// Bytes from the backend.
+    pub bytes_out: u64,
+    /// Connections that the backend was chosen for.
+    pub connections: u64,
+}
+
+/// A connection, its client's direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The entry.
+    pub entry: Entry,
+    /// In words.
+    pub state: &'static str,
+    /// Until the entry is too old; zero if it is.
+    pub expires: Duration,
+}
+
+impl View {
+    /// The datapath whose maps are pinned in `directory`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let view = View { directory: directory.into() };
+        view.map("settings")?;
+        Ok(view)
+    }
+
+    /// The services by id, with their VIPs, backends and traffic.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn services(&self) -> Result<BTreeMap<u32, Service>, Error> {
+        let mut services: BTreeMap<u32, Service> = BTreeMap::new();
+        let array: Array<abi::service> = Array::map_read_only(&self.map("services")?)?;
+        for id in 0..array.len() {
+            let Some(service) = array.get(id).filter(|service| service.family != 0) else { continue };
+            services.insert(
+                id,
+                Service {
+                    name: name_from(&service.name),
+                    forward: forward_of(service.forward),
+                    hash: hash_of(service.hash),
+                    vips: BTreeMap::new(),
+                    backends: BTreeMap::new(),
+                },
+            );
+        }
+        self.read_vips(&mut services)?;
+        self.read_backends(&mut services)?;
+        Ok(services)
+    }
+
+    fn read_vips(&self, services: &mut BTreeMap<u32, Service>) -> Result<(), Error> {
+        let mut prefixes: BTreeMap<(u32, IpAddr, Protocol), Vec<ports::PortPrefix>> = BTreeMap::new();
+        let map = self.map("vips")?;
+        for key in map.keys() {
+            let Some(value) = map.lookup(&key, MapFlags::ANY).map_err(|error| read_error("vips", error))? else {
+                continue;
+            };
+            if let (Some((vip, Some((protocol, ports)))), Some(abi::vip { service })) =
+                (vip_of(&key), from_bytes(&value))
+            {
+                prefixes.entry((service, vip, protocol)).or_default().push(ports);
+            }
+        }
+        for ((id, vip, protocol), prefixes) in prefixes {
+            if let Some(service) = services.get_mut(&id) {
+                service.vips.entry(vip).or_default().insert(protocol, ports::merge(prefixes));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_backends(&self, services: &mut BTreeMap<u32, Service>) -> Result<(), Error> {
+        let traffic = self.map("traffic")?;
+        let array: Array<abi::backend> = Array::map_read_only(&self.map("backends")?)?;
+        for id in 0..array.len() {
+            let Some(backend) = array.get(id).filter(|backend| backend.forward != 0) else { continue };
+            let Some(service) = services.get_mut(&backend.service) else { continue };
+            service.backends.insert(
+                id,
+                Backend {
+                    name: name_from(&backend.name),
+                    address: address_of(backend.address),
+                    port: Some(u16::from_be(backend.port)).filter(|&port| port != 0),
+                    weight: backend.weight,
+                    state: state_of(backend.state),
+                    health: health_of(backend.health),
+                    traffic: read_traffic(&traffic, id)?,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with every connection that is not over: the client's direction of each, with the
+    /// time it has left by the later of its two directions.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn connections(&self) -> Result<Vec<Connection>, Error> {
+        let settings: Array<abi::settings> = Array::map_read_only(&self.map("settings")?)?;
+        let settings = settings.get(0).unwrap_or_default();
+        let Some(clock) = Clock::from_settings(&settings) else { return Ok(Vec::new()) };
+        let mut clients: BTreeMap<abi::Flow, Entry> = BTreeMap::new();
+        let mut replies: Vec<Entry> = Vec::new();
+        // conntrack after opening: while an entry moves it is in both, and conntrack's is the newer.
+        for (name, v4) in [("opening", true), ("conntrack", true), ("opening6", false), ("conntrack6", false)] {
+            let mut visit = |_: &[u8], entry: Entry| {
+                if entry.is_reply() {
+                    replies.push(entry);
+                } else {
+                    clients.insert(entry.flow, entry);
+                }
+            };
+            let map = self.map(name)?;
+            if v4 {
+                connections::for_each::<V4>(&map, &mut visit)?;
+            } else {
+                connections::for_each::<V6>(&map, &mut visit)?;
+            }
+        }
+        for reply in replies {
+            if let Some(client) = clients.get_mut(&reply.client_flow()) {
+                if client.becomes.reversed() == reply.flow
+                    && reply.last_seen.wrapping_sub(client.last_seen).cast_signed() > 0
+                {
+                    client.last_seen = reply.last_seen;
+                }
+            }
+        }
+        let now = clock.now();
+        Ok(clients
+            .into_values()
+            .filter_map(|entry| {
+                let timeout = settings.timeout[usize::from(entry.state) % settings.timeout.len()];
+                let idle = now.wrapping_sub(entry.last_seen).cast_signed().max(0).cast_unsigned();
+                let left = timeout.checked_sub(idle)?;
+                Some(Connection { entry, state: state_name(&entry), expires: clock.duration_of(left) })
+            })
+            .collect())
+    }
+
+    /// How many packets each reason has met, in the order of the list.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn drops(&self) -> Result<Vec<(&'static Reason, u64)>, Error> {
+        let map = self.map("counters")?;
+        REASONS
+            .iter()
+            .enumerate()
+            .map(|(index, reason)| Ok((reason, read_counter(&map, index as u32)?)))
+            .collect()
+    }
+
+    fn map(&self, name: &str) -> Result<MapHandle, Error> {
+        let path = self.directory.join(name);
+        if let Err(error) = path.symlink_metadata() {
+            let reason = match error.kind() {
+                io::ErrorKind::NotFound => "no xdplb runs with this pin directory; start one, or name its \
+                                            datapath.pin_dir with --pin-dir"
+                    .into(),
+                io::ErrorKind::PermissionDenied => "permission denied: run it as root".into(),
+                _ => error.to_string(),
+            };
+            return Err(Error::Pins { path: self.directory.clone(), reason });
+        }
+        MapHandle::from_pinned_path(&path).map_err(|error| Error::Pins {
+            path,
+            reason: format!("cannot open the map: {error}; run it as root, or with CAP_BPF"),
+        })
+    }
+}
+
+fn read_error(map: &str, error: libbpf_rs::Error) -> Error {
+    Error::Map { map: map.into(), action: "read", source: io::Error::other(error) }
+}
+
+fn read_traffic(map: &MapHandle, id: u32) -> Result<Traffic, Error> {
+    let mut sum = Traffic::default();
+    let values = map
+        .lookup_percpu(&id.to_ne_bytes(), MapFlags::ANY)
+        .map_err(|error| read_error("traffic", error))?;
+    for cpu in values.iter().flatten().filter_map(|bytes| from_bytes::<abi::traffic>(bytes)) {
+        sum.packets_in += cpu.packets_in;
+        sum.bytes_in += cpu.bytes_in;
+        sum.packets_out += cpu.packets_out;
+        sum.bytes_out += cpu.bytes_out;
+        sum.connections += cpu.connections;
+    }
+    Ok(sum)
+}
+
+/// The sum over all CPUs of one counter.
+pub(super) fn read_counter(map: &MapHandle, index: u32) -> Result<u64, Error> {
+    let values = map
+        .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
+        .map_err(|error| read_error("counters", error))?;
+    Ok(values.iter().flatten().filter_map(|bytes| from_bytes::<abi::counter>(bytes)).map(|cpu| cpu.packets).sum())
+}
+
+fn forward_of(value: u32) -> Forward {
+    if value == forward_mode::FORWARD_FULL_NAT.0 {
+        Forward::FullNat
+    } else {
+        Forward::Nat
+    }
+}
+
+fn hash_of(value: u32) -> HashBy {
+    match hash_by(value) {
+        hash_by::HASH_SOURCE_IP => HashBy::SourceIp,
+        hash_by::HASH_SOURCE_IP_PORT => HashBy::SourceIpPort,
+        _ => HashBy::FiveTuple,
+    }
+}
+
+fn state_of(value: u8) -> AdminState {
+    match backend_state(value.into()) {
+        backend_state::BACKEND_UP => AdminState::Up,
+        backend_state::BACKEND_DRAIN => AdminState::Drain,
+        _ => AdminState::Down,
+    }
+}
+
+fn health_of(value: u8) -> &'static str {
+    match backend_health(value.into()) {
+        backend_health::HEALTH_UP => "up",
+        backend_health::HEALTH_UNRESOLVED => "unresolved",
+        backend_health::HEALTH_NO_SOURCE => "no-source",
+        _ => "down",
+    }
+}
+
+fn state_name(entry: &Entry) -> &'static str {
+    match conn_state(entry.state.into()) {
+        conn_state::CONN_OPENING => "opening",
+        conn_state::CONN_ESTABLISHED => "established",
+        conn_state::CONN_CLOSING => "closing",
+        conn_state::CONN_CLOSED => "closed",
+        conn_state::CONN_UDP => "udp",
+        _ => "other",
+    }
+}
