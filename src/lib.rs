@@ -4,5 +4,7 @@
 //! maps → [`datapath`] → packet. Facts from the world ([`neighbours`]) enter at the desired state as
 //! plain values.
 
+pub mod commands;
 pub mod config;
 pub mod datapath;
+pub mod logging;

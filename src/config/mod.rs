@@ -1,13 +1,72 @@
 //! The validated configuration: what `lb.toml` means once every rule has been checked.
 //!
-//! Owns the types that the rest of the program reads and the way from text to them. `raw` is the
-//! file's shape as serde sees it, `validate` turns it into [`Config`]. Nothing here touches the
-//! network, the kernel or libbpf.
+//! Owns the types that the rest of the program reads and the way from text to them: `document`
+//! gives TOML with positions, `value` reads one value, `raw` reads the tables, and `validate` holds
+//! the rules between values and turns it all into [`Config`]. Nothing here touches the network, the
+//! kernel or libbpf.
+
+mod document;
+pub mod duration;
+mod error;
+mod keyword;
+mod memory;
+mod raw;
+mod validate;
+mod value;
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use error::{Diagnostic, Error};
+pub use memory::ConnectionTables;
+
+/// The most interfaces that XDP may be attached to; `PORT_LIMIT` of the datapath.
+pub const INTERFACE_LIMIT: usize = 64;
+/// The most addresses in the full-nat source pool; `NAT_SOURCE_LIMIT` of the datapath.
+pub const ADDRESS_LIMIT: usize = 4096;
+/// The most bytes in the name of a service or a backend; `NAME_LENGTH` of the datapath less the NUL.
+pub const NAME_LIMIT: usize = 63;
+
+/// What a file that validates gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// What to run.
+    pub config: Config,
+    /// What is allowed and probably not meant, in file order.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads and validates the file at `path`.
+///
+/// # Errors
+///
+/// [`Error::Read`] if it cannot be read, [`Error::Invalid`] with every fault that was found.
+pub fn load(path: &Path) -> Result<Loaded, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::read(path, source))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| Error::not_utf8(path, &bytes, error))?;
+    parse(text, path)
+}
+
+/// Validates `text`, the contents of `file`; the file itself is not touched, its name only goes
+/// into the messages.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] with every fault that was found; of faults in the TOML itself, the first.
+pub fn parse(text: &str, file: &Path) -> Result<Loaded, Error> {
+    let mut report = document::Report::new(text, file);
+    let raw = toml::de::DeTable::parse(text)
+        .map_err(|error| report.syntax(&error))
+        .map(|document| raw::read(document.get_ref(), &mut report));
+    let config = raw.ok().map(|raw| validate::validate(raw, &mut report));
+    let (errors, warnings) = report.finish();
+    match config {
+        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
+        _ => Err(Error::Invalid(errors)),
+    }
+}
 
 /// A whole configuration file, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,13 +168,14 @@ pub struct Service {
 /// One `[[service.backend]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
-    /// Unique within the service, 1..=63 bytes; by default the address, with the port if it has one.
+    /// Unique within the service, 1..=63 bytes; without one in the file, the address, with the port
+    /// if it has one.
     pub name: String,
     /// Of a family that the service has a VIP of.
     pub address: IpAddr,
     /// `None`: the port that the client asked for.
     pub port: Option<u16>,
-    /// 0..=1000, relative to the service's others; 0: no new connections.
+    /// 0..=1000, relative to the service's others; 0: no new connections. Without one in the file, 1.
     pub weight: u16,
     /// What the operator wants of it.
     pub state: AdminState,
@@ -143,6 +203,37 @@ pub enum Protocol {
     Tcp,
     /// UDP, RFC 768.
     Udp,
+}
+
+/// An address family. Services and tables are kept apart by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// RFC 791.
+    Ipv4,
+    /// RFC 8200.
+    Ipv6,
+}
+
+impl Family {
+    /// Both, IPv4 first.
+    pub const ALL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::Ipv4,
+            IpAddr::V6(_) => Family::Ipv6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Family::Ipv4 => "IPv4",
+            Family::Ipv6 => "IPv6",
+        })
+    }
 }
 
 /// Ports `first..=last`; `any` is 0..=65535.
@@ -196,6 +287,45 @@ pub enum LogFormat {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MacAddress(pub [u8; 6]);
 
+impl Service {
+    /// The address families that the service has VIPs of, IPv4 first.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        let has = |family| self.vips.iter().any(|vip| Family::of(*vip) == family);
+        Family::ALL.into_iter().filter(move |family| has(*family))
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            services: 4096,
+            backends: 16_384,
+            connections: 1_000_000,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            tcp_opening: Duration::from_secs(30),
+            tcp_established: Duration::from_secs(3600),
+            tcp_closing: Duration::from_secs(30),
+            udp: Duration::from_secs(60),
+            other: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log {
+            level: log::LevelFilter::Info,
+            format: LogFormat::Text,
+        }
+    }
+}
+
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -211,17 +341,10 @@ impl fmt::Debug for MacAddress {
 
 impl PortRange {
     /// Every port, 0 included.
-    pub const ANY: PortRange = PortRange { first: 0, last: u16::MAX };
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            PortRange::ANY => f.write_str("any"),
-            PortRange { first, last } if first == last => write!(f, "{first}"),
-            PortRange { first, last } => write!(f, "{first}-{last}"),
-        }
-    }
+    pub const ANY: PortRange = PortRange {
+        first: 0,
+        last: u16::MAX,
+    };
 }
 
 impl Protocol {
@@ -234,20 +357,12 @@ impl Protocol {
     }
 }
 
-impl fmt::Display for Protocol {
+impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        })
-    }
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Forward::Nat => "nat",
-            Forward::FullNat => "full-nat",
-        })
+        match *self {
+            PortRange::ANY => f.write_str("any"),
+            PortRange { first, last } if first == last => write!(f, "{first}"),
+            PortRange { first, last } => write!(f, "{first}-{last}"),
+        }
     }
 }

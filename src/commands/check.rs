@@ -1,0 +1,509 @@
+//! `xdplb check`: what would run, in words or as JSON. Reads a validated configuration and nothing
+//! of the host, so it needs no privileges.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::{
+    duration, AdminState, Backend, Config, Diagnostic, Family, PortRange, Service,
+};
+
+/// Writes what `config` would run, and the warnings about it.
+///
+/// # Errors
+///
+/// What writing to `out` gives.
+pub fn print(
+    config: &Config,
+    warnings: &[Diagnostic],
+    out: &mut impl Write,
+    json: bool,
+) -> io::Result<()> {
+    let view = View::new(config, warnings);
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &view)?;
+        writeln!(out)
+    } else {
+        text(&view, out)
+    }
+}
+
+/// All that is shown, in either form.
+#[derive(Serialize)]
+struct View<'a> {
+    datapath: DatapathView<'a>,
+    limits: LimitsView,
+    timeouts: TimeoutsView,
+    services: Vec<ServiceView<'a>>,
+    log: LogView,
+    warnings: Vec<WarningView<'a>>,
+}
+
+#[derive(Serialize)]
+struct DatapathView<'a> {
+    interfaces: &'a [String],
+    xdp_mode: String,
+    pin_dir: &'a Path,
+    /// Empty: the interfaces' own.
+    addresses: &'a [IpAddr],
+    hash_seed: u64,
+    unknown_port: String,
+}
+
+#[derive(Serialize)]
+struct LimitsView {
+    services: Usage,
+    backends: Usage,
+    connections: u32,
+    connection_tables: TablesView,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    limit: u32,
+    used: usize,
+}
+
+/// Entries of each address family, and the memory for each.
+#[derive(Serialize)]
+struct TablesView {
+    established_entries: u32,
+    opening_entries: u32,
+    ipv4_bytes: u64,
+    ipv6_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct TimeoutsView {
+    #[serde(serialize_with = "seconds")]
+    tcp_opening: Duration,
+    #[serde(serialize_with = "seconds")]
+    tcp_established: Duration,
+    #[serde(serialize_with = "seconds")]
+    tcp_closing: Duration,
+    #[serde(serialize_with = "seconds")]
+    udp: Duration,
+    #[serde(serialize_with = "seconds")]
+    other: Duration,
+}
+
+#[derive(Serialize)]
+struct ServiceView<'a> {
+    name: &'a str,
+    vips: &'a [IpAddr],
+    protocols: Vec<String>,
+    ports: Vec<String>,
+    forward: String,
+    scheduler: &'static str,
+    hash: String,
+    backends: Vec<BackendView<'a>>,
+}
+
+#[derive(Serialize)]
+struct BackendView<'a> {
+    name: &'a str,
+    address: IpAddr,
+    /// `None`: the one that the client asked for.
+    port: Option<u16>,
+    weight: u16,
+    state: String,
+    /// Of the new connections to the service's VIPs of the same address family.
+    share_percent: f64,
+    interface: Option<&'a str>,
+    mac: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LogView {
+    level: String,
+    format: String,
+}
+
+#[derive(Serialize)]
+struct WarningView<'a> {
+    /// As text: a name on the command line need not be UTF-8.
+    file: String,
+    line: usize,
+    column: usize,
+    message: &'a str,
+    #[serde(skip)]
+    whole: &'a Diagnostic,
+}
+
+fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+impl<'a> View<'a> {
+    fn new(config: &'a Config, warnings: &'a [Diagnostic]) -> View<'a> {
+        let datapath = &config.datapath;
+        let limits = &config.limits;
+        let tables = limits.connection_tables();
+        let timeouts = &config.timeouts;
+        View {
+            datapath: DatapathView {
+                interfaces: &datapath.interfaces,
+                xdp_mode: datapath.xdp_mode.to_string(),
+                pin_dir: &datapath.pin_dir,
+                addresses: &datapath.addresses,
+                hash_seed: datapath.hash_seed,
+                unknown_port: datapath.unknown_port.to_string(),
+            },
+            limits: LimitsView {
+                services: Usage {
+                    limit: limits.services,
+                    used: config
+                        .services
+                        .iter()
+                        .map(|service| service.families().count())
+                        .sum(),
+                },
+                backends: Usage {
+                    limit: limits.backends,
+                    used: config
+                        .services
+                        .iter()
+                        .map(|service| service.backends.len())
+                        .sum(),
+                },
+                connections: limits.connections,
+                connection_tables: TablesView {
+                    established_entries: tables.established,
+                    opening_entries: tables.opening,
+                    ipv4_bytes: tables.ipv4_bytes(),
+                    ipv6_bytes: tables.ipv6_bytes(),
+                },
+            },
+            timeouts: TimeoutsView {
+                tcp_opening: timeouts.tcp_opening,
+                tcp_established: timeouts.tcp_established,
+                tcp_closing: timeouts.tcp_closing,
+                udp: timeouts.udp,
+                other: timeouts.other,
+            },
+            services: config.services.iter().map(ServiceView::new).collect(),
+            log: LogView {
+                level: config.log.level.to_string().to_lowercase(),
+                format: config.log.format.to_string(),
+            },
+            warnings: warnings
+                .iter()
+                .map(|whole| WarningView {
+                    file: whole.file.display().to_string(),
+                    line: whole.line,
+                    column: whole.column,
+                    message: &whole.message,
+                    whole,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl<'a> ServiceView<'a> {
+    fn new(service: &'a Service) -> ServiceView<'a> {
+        let backend = |backend: &'a Backend| BackendView {
+            name: &backend.name,
+            address: backend.address,
+            port: backend.port,
+            weight: backend.weight,
+            state: backend.state.to_string(),
+            share_percent: share(service, backend),
+            interface: backend.interface.as_deref(),
+            mac: backend.mac.map(|mac| mac.to_string()),
+        };
+        ServiceView {
+            name: &service.name,
+            vips: &service.vips,
+            protocols: service.protocols.iter().map(ToString::to_string).collect(),
+            ports: service.ports.iter().map(PortRange::to_string).collect(),
+            forward: service.forward.to_string(),
+            scheduler: "maglev",
+            hash: service.hash.to_string(),
+            backends: service.backends.iter().map(backend).collect(),
+        }
+    }
+}
+
+/// Percent of the new connections that a backend is meant to get: its weight among those of its
+/// address family that are up.
+fn share(service: &Service, backend: &Backend) -> f64 {
+    let weight = |backend: &Backend| match backend.state {
+        AdminState::Up => u64::from(backend.weight),
+        AdminState::Drain | AdminState::Down => 0,
+    };
+    let family = Family::of(backend.address);
+    let total: u64 = service
+        .backends
+        .iter()
+        .filter(|other| Family::of(other.address) == family)
+        .map(weight)
+        .sum();
+    // Both are far below 2^53, so that f64 holds them.
+    weight(backend) as f64 * 100.0 / total.max(1) as f64
+}
+
+fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
+    let View {
+        datapath,
+        limits,
+        timeouts,
+        services,
+        log,
+        warnings,
+    } = view;
+    let addresses = match datapath.addresses {
+        [] => "the interfaces' own".to_owned(),
+        addresses => list(addresses),
+    };
+    let tables = &limits.connection_tables;
+    writeln!(out, "datapath")?;
+    line(out, "interfaces", list(datapath.interfaces))?;
+    line(out, "xdp_mode", &datapath.xdp_mode)?;
+    line(out, "pin_dir", datapath.pin_dir.display())?;
+    line(out, "addresses", addresses)?;
+    line(out, "hash_seed", datapath.hash_seed)?;
+    line(out, "unknown_port", &datapath.unknown_port)?;
+    writeln!(out, "limits")?;
+    for (key, usage) in [
+        ("services", &limits.services),
+        ("backends", &limits.backends),
+    ] {
+        line(out, key, format_args!("{} of {}", usage.used, usage.limit))?;
+    }
+    line(
+        out,
+        "connections",
+        format_args!("{} of each address family", limits.connections),
+    )?;
+    line(
+        out,
+        "",
+        format_args!("{} of memory for IPv4", mebibytes(tables.ipv4_bytes)),
+    )?;
+    line(
+        out,
+        "",
+        format_args!("{} of memory for IPv6", mebibytes(tables.ipv6_bytes)),
+    )?;
+    writeln!(out, "timeouts")?;
+    for (key, timeout) in [
+        ("tcp_opening", timeouts.tcp_opening),
+        ("tcp_established", timeouts.tcp_established),
+        ("tcp_closing", timeouts.tcp_closing),
+        ("udp", timeouts.udp),
+        ("other", timeouts.other),
+    ] {
+        line(out, key, duration::format(timeout))?;
+    }
+    writeln!(out, "log")?;
+    line(out, "level", &log.level)?;
+    line(out, "format", &log.format)?;
+    for service in services {
+        writeln!(out, "\nservice {}", service.name)?;
+        line(out, "vip", list(service.vips))?;
+        line(out, "protocol", list(&service.protocols))?;
+        line(out, "port", list(&service.ports))?;
+        line(out, "forward", &service.forward)?;
+        line(out, "scheduler", service.scheduler)?;
+        line(out, "hash", &service.hash)?;
+        backends(&service.backends, out)?;
+    }
+    if !warnings.is_empty() {
+        writeln!(out)?;
+    }
+    for warning in warnings {
+        writeln!(out, "warning: {}", warning.whole)?;
+    }
+    Ok(())
+}
+
+fn line(out: &mut impl Write, key: &str, value: impl Display) -> io::Result<()> {
+    writeln!(out, "  {key:<16} {value}")
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The backends of one service as a table.
+fn backends(backends: &[BackendView], out: &mut impl Write) -> io::Result<()> {
+    const HEADER: [&str; 8] = [
+        "backend",
+        "address",
+        "port",
+        "weight",
+        "state",
+        "share",
+        "interface",
+        "mac",
+    ];
+    let mut rows = vec![HEADER.map(str::to_owned)];
+    rows.extend(backends.iter().map(|backend| {
+        [
+            backend.name.to_owned(),
+            backend.address.to_string(),
+            backend
+                .port
+                .map_or("same".to_owned(), |port| port.to_string()),
+            backend.weight.to_string(),
+            backend.state.clone(),
+            format!("{:.1}%", backend.share_percent),
+            backend.interface.unwrap_or("by route").to_owned(),
+            backend.mac.clone().unwrap_or("resolved".to_owned()),
+        ]
+    }));
+    if backends.is_empty() {
+        return line(out, "backends", "none");
+    }
+    let widths: Vec<usize> = (0..HEADER.len())
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        writeln!(out, "  {}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+[datapath]
+interfaces = ["eth0", "eth1"]
+[[service]]
+name = "web"
+vip = ["203.0.113.11", "2001:db8:1::11"]
+protocol = ["tcp", "udp"]
+port = [443, "8000-8010", 80]
+[[service.backend]]
+name = "node5"
+address = "10.0.5.2"
+port = 8080
+weight = 30
+interface = "eth1"
+mac = "52:54:00:23:a4:5c"
+[[service.backend]]
+address = "10.0.5.3"
+weight = 10
+[[service.backend]]
+address = "10.0.5.4"
+weight = 100
+state = "drain"
+[[service.backend]]
+address = "2001:db8:5::2"
+[[service]]
+name = "empty"
+vip = "203.0.113.12"
+protocol = "udp"
+port = "any"
+"#;
+
+    fn printed(json: bool) -> String {
+        let loaded = crate::config::parse(FILE, Path::new("lb.toml")).expect("a valid file");
+        let mut out = Vec::new();
+        print(&loaded.config, &loaded.warnings, &mut out, json).expect("a vector takes all");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn in_words() {
+        let expected = "\
+datapath
+  interfaces       eth0, eth1
+  xdp_mode         auto
+  pin_dir          /sys/fs/bpf/xdplb
+  addresses        the interfaces' own
+  hash_seed        0
+  unknown_port     pass
+limits
+  services         3 of 4096
+  backends         4 of 16384
+  connections      1000000 of each address family
+                   307.0 MiB of memory for IPv4
+                   421.5 MiB of memory for IPv6
+timeouts
+  tcp_opening      30s
+  tcp_established  1h
+  tcp_closing      30s
+  udp              1m
+  other            1m
+log
+  level            info
+  format           text
+
+service web
+  vip              203.0.113.11, 2001:db8:1::11
+  protocol         tcp, udp
+  port             80, 443, 8000-8010
+  forward          nat
+  scheduler        maglev
+  hash             5-tuple
+  backend        address        port  weight  state  share   interface  mac
+  node5          10.0.5.2       8080  30      up     75.0%   eth1       52:54:00:23:a4:5c
+  10.0.5.3       10.0.5.3       same  10      up     25.0%   by route   resolved
+  10.0.5.4       10.0.5.4       same  100     drain  0.0%    by route   resolved
+  2001:db8:5::2  2001:db8:5::2  same  1       up     100.0%  by route   resolved
+
+service empty
+  vip              203.0.113.12
+  protocol         udp
+  port             any
+  forward          nat
+  scheduler        maglev
+  hash             5-tuple
+  backends         none
+
+warning: lb.toml:25:1: service \"empty\" has no backend, so its packets are dropped; add a [[service.backend]]
+";
+        assert_eq!(printed(false), expected);
+    }
+
+    #[test]
+    fn as_json() {
+        let view: serde_json::Value = serde_json::from_str(&printed(true)).expect("JSON");
+        assert_eq!(view["datapath"]["interfaces"][1], "eth1");
+        assert_eq!(view["limits"]["services"]["used"], 3);
+        assert_eq!(
+            view["limits"]["connection_tables"]["established_entries"],
+            2_000_000
+        );
+        assert_eq!(view["timeouts"]["tcp_established"], 3600.0);
+        let service = &view["services"][0];
+        assert_eq!(service["vips"][1], "2001:db8:1::11");
+        assert_eq!(
+            service["ports"],
+            serde_json::json!(["80", "443", "8000-8010"])
+        );
+        assert_eq!(service["backends"][0]["share_percent"], 75.0);
+        assert_eq!(service["backends"][0]["mac"], "52:54:00:23:a4:5c");
+        assert_eq!(service["backends"][1]["port"], serde_json::Value::Null);
+        assert_eq!(service["backends"][2]["state"], "drain");
+        assert_eq!(view["log"]["level"], "info");
+        assert_eq!(view["warnings"][0]["line"], 25);
+    }
+}

@@ -1,0 +1,89 @@
+//! What is wrong with a configuration file, and where.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::Utf8Error;
+
+use super::document::Lines;
+
+/// One fault or one warning, with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The file as it was named.
+    pub file: PathBuf,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What is wrong and what to do about it, in one line.
+    pub message: String,
+}
+
+/// `file:line:column: message`
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Diagnostic {
+            file,
+            line,
+            column,
+            message,
+        } = self;
+        write!(f, "{}:{line}:{column}: {message}", file.display())
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("{}: {source}; {remedy}", path.display())]
+    Read {
+        /// The file as it was named.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// The file is not a valid configuration: at least one fault, in file order, shown one a line.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Diagnostic>),
+}
+
+fn lines(diagnostics: &[Diagnostic]) -> String {
+    diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+impl Error {
+    pub(super) fn read(path: &Path, source: io::Error) -> Error {
+        let remedy = match source.kind() {
+            io::ErrorKind::NotFound => "create it, or name another file with --config",
+            io::ErrorKind::PermissionDenied => {
+                "make it readable for this user, or run as the user that owns it"
+            }
+            io::ErrorKind::IsADirectory => "name the file in it with --config",
+            _ => "make it readable, or name another file with --config",
+        };
+        Error::Read {
+            path: path.to_owned(),
+            source,
+            remedy,
+        }
+    }
+
+    pub(super) fn not_utf8(path: &Path, bytes: &[u8], error: Utf8Error) -> Error {
+        let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        let (line, column) = Lines::new(&good).position(good.len());
+        Error::Invalid(vec![Diagnostic {
+            file: path.to_owned(),
+            line,
+            column,
+            message: "this byte is not UTF-8; save the file as UTF-8".to_owned(),
+        }])
+    }
+}

@@ -1,0 +1,192 @@
+//! The file table by table: which keys there are, with what each says and where. Owns the names of
+//! the keys; defaults and the rules between values are `validate`'s.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+use toml::de::DeTable;
+
+use super::document::{At, List, Report, Table};
+use super::keyword::Maglev;
+use super::{
+    value, AdminState, Forward, HashBy, LogFormat, MacAddress, PortRange, Protocol, UnknownPort,
+    XdpMode,
+};
+
+pub(super) struct File {
+    pub datapath: Datapath,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub services: Vec<Service>,
+    pub level: Option<At<LevelFilter>>,
+    pub format: Option<At<LogFormat>>,
+}
+
+pub(super) struct Datapath {
+    /// `None`: absent, and reported.
+    pub interfaces: Option<At<List<String>>>,
+    pub xdp_mode: Option<At<XdpMode>>,
+    pub pin_dir: Option<At<PathBuf>>,
+    pub addresses: Option<At<List<IpAddr>>>,
+    pub hash_seed: Option<At<u64>>,
+    pub unknown_port: Option<At<UnknownPort>>,
+}
+
+pub(super) struct Limits {
+    pub services: Option<At<u32>>,
+    pub backends: Option<At<u32>>,
+    pub connections: Option<At<u32>>,
+}
+
+pub(super) struct Timeouts {
+    pub tcp_opening: Option<At<Duration>>,
+    pub tcp_established: Option<At<Duration>>,
+    pub tcp_closing: Option<At<Duration>>,
+    pub udp: Option<At<Duration>>,
+    pub other: Option<At<Duration>>,
+}
+
+pub(super) struct Service {
+    /// What messages call it: `service "web"`, or `service 2` while it has no name.
+    pub what: String,
+    /// Where its header stands.
+    pub at: usize,
+    /// `None`: absent or wrong, and reported.
+    pub name: Option<At<String>>,
+    pub vips: List<IpAddr>,
+    pub protocols: List<Protocol>,
+    pub ports: List<PortRange>,
+    pub forward: Option<At<Forward>>,
+    pub hash: Option<At<HashBy>>,
+    pub backends: Vec<Backend>,
+}
+
+pub(super) struct Backend {
+    /// What messages call it: `service "web": backend "node5"`.
+    pub what: String,
+    /// Where its header stands.
+    pub at: usize,
+    pub name: Option<At<String>>,
+    /// `None`: absent or wrong, and reported.
+    pub address: Option<At<IpAddr>>,
+    pub port: Option<At<u16>>,
+    pub weight: Option<At<u16>>,
+    pub state: Option<At<AdminState>>,
+    pub interface: Option<At<String>>,
+    pub mac: Option<At<MacAddress>>,
+}
+
+/// Reads all of a document. What cannot be read is reported and then absent.
+pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
+    let mut root = Table::root(document);
+    let datapath = datapath(root.table("datapath", report), report);
+    let limits = limits(root.table("limits", report), report);
+    let timeouts = timeouts(root.table("timeouts", report), report);
+    let services = root
+        .tables("service", "[[service]]", report)
+        .into_iter()
+        .map(|table| service(table, report))
+        .collect();
+    let mut log = root.table("log", report);
+    let file = File {
+        datapath,
+        limits,
+        timeouts,
+        services,
+        level: log.optional("level", report, value::keyword),
+        format: log.optional("format", report, value::keyword),
+    };
+    log.finish(report);
+    root.finish(report);
+    file
+}
+
+fn datapath(mut table: Table, report: &mut Report) -> Datapath {
+    let datapath = Datapath {
+        interfaces: table.required_list("interfaces", r#"["eth0"]"#, report, value::interface),
+        xdp_mode: table.optional("xdp_mode", report, value::keyword),
+        pin_dir: table.optional("pin_dir", report, value::directory),
+        addresses: table.list("addresses", r#"["192.0.2.1"]"#, report, value::own_address),
+        hash_seed: table.optional("hash_seed", report, value::hash_seed),
+        unknown_port: table.optional("unknown_port", report, value::keyword),
+    };
+    table.finish(report);
+    datapath
+}
+
+fn limits(mut table: Table, report: &mut Report) -> Limits {
+    let limits = Limits {
+        services: table.optional("services", report, |v| value::count(v, 1..=65_536)),
+        backends: table.optional("backends", report, |v| value::count(v, 1..=1_048_576)),
+        // Two entries for each, and a quarter more half-open: a table's size is a u32.
+        connections: table.optional("connections", report, |v| value::count(v, 1..=400_000_000)),
+    };
+    table.finish(report);
+    limits
+}
+
+fn timeouts(mut table: Table, report: &mut Report) -> Timeouts {
+    let mut timeout = |key| table.optional(key, report, value::timeout);
+    let timeouts = Timeouts {
+        tcp_opening: timeout("tcp_opening"),
+        tcp_established: timeout("tcp_established"),
+        tcp_closing: timeout("tcp_closing"),
+        udp: timeout("udp"),
+        other: timeout("other"),
+    };
+    table.finish(report);
+    timeouts
+}
+
+fn service(mut table: Table, report: &mut Report) -> Service {
+    let name = table.required("name", r#""web""#, report, value::name);
+    if let Some(name) = &name {
+        table.what = format!("service {:?}", name.value);
+    }
+    let vips = table.one_or_more("vip", r#""203.0.113.11""#, report, value::vip);
+    let protocols = table.one_or_more("protocol", r#""tcp""#, report, value::keyword);
+    let ports = table.one_or_more("port", "80", report, value::ports);
+    let forward = table.optional("forward", report, value::keyword);
+    table.optional("scheduler", report, value::keyword::<Maglev>);
+    let hash = table.optional("hash", report, value::keyword);
+    let backends = table
+        .tables("backend", "[[service.backend]]", report)
+        .into_iter()
+        .map(|backend_table| backend(backend_table, &table.what, report))
+        .collect();
+    let (what, at) = (table.what.clone(), table.at);
+    table.finish(report);
+    Service {
+        what,
+        at,
+        name,
+        vips,
+        protocols,
+        ports,
+        forward,
+        hash,
+        backends,
+    }
+}
+
+fn backend(mut table: Table, service: &str, report: &mut Report) -> Backend {
+    let name = table.optional("name", report, value::name);
+    if let Some(name) = &name {
+        table.what = format!("{service}: backend {:?}", name.value);
+    }
+    let backend = Backend {
+        what: table.what.clone(),
+        at: table.at,
+        name,
+        address: table.required("address", r#""10.0.5.2""#, report, value::backend_address),
+        port: table.optional("port", report, |v| value::short(v, 1..=u16::MAX)),
+        weight: table.optional("weight", report, |v| value::short(v, 0..=1000)),
+        state: table.optional("state", report, value::keyword),
+        interface: table.optional("interface", report, value::interface),
+        mac: table.optional("mac", report, value::mac),
+    };
+    table.finish(report);
+    backend
+}

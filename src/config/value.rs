@@ -1,0 +1,265 @@
+//! What a single value may be, whatever else the file says: its type, its form and its range.
+//!
+//! Every function returns the value or what is wrong with it, worded so that it follows the key:
+//! "port" + "is 0; ports are 1 to 65535".
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::document::{kind, quoted};
+use super::keyword::Keyword;
+use super::{duration, MacAddress, PortRange, NAME_LIMIT};
+
+/// The longest timeout.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// `IFNAMSIZ` less the NUL.
+const INTERFACE_NAME_LIMIT: usize = 15;
+
+/// What an address is for: decides which are refused, and what the message advises.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Role {
+    Vip,
+    Backend,
+    Own,
+}
+
+fn string<'a>(value: &'a DeValue, example: &str) -> Result<&'a str, String> {
+    value
+        .as_str()
+        .ok_or_else(|| format!("is {}; write a string such as {example}", kind(value)))
+}
+
+pub(super) fn integer(value: &DeValue, range: RangeInclusive<i64>) -> Result<i64, String> {
+    let (first, last) = range.clone().into_inner();
+    let DeValue::Integer(integer) = value else {
+        return Err(format!(
+            "is {}; write a number from {first} to {last}",
+            kind(value)
+        ));
+    };
+    i64::from_str_radix(integer.as_str(), integer.radix())
+        .ok()
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| format!("is {integer}; write a number from {first} to {last}"))
+}
+
+/// An integer that is at most what its type can hold.
+pub(super) fn count(value: &DeValue, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let (first, last) = range.into_inner();
+    // A number in range fits by construction.
+    integer(value, first.into()..=last.into()).map(|number| u32::try_from(number).unwrap_or(last))
+}
+
+/// Likewise in 16 bits.
+pub(super) fn short(value: &DeValue, range: RangeInclusive<u16>) -> Result<u16, String> {
+    let (first, last) = range.into_inner();
+    integer(value, first.into()..=last.into()).map(|number| u16::try_from(number).unwrap_or(last))
+}
+
+pub(super) fn hash_seed(value: &DeValue) -> Result<u64, String> {
+    // TOML has no integers above this, and neither has whatever else may edit the file.
+    integer(value, 0..=i64::MAX).map(i64::unsigned_abs)
+}
+
+pub(super) fn keyword<K: Keyword>(value: &DeValue) -> Result<K, String> {
+    let words = || {
+        K::WORDS
+            .iter()
+            .map(|(word, _)| format!("{word:?}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let Some(text) = value.as_str() else {
+        return Err(format!("is {}; write one of {}", kind(value), words()));
+    };
+    K::WORDS
+        .iter()
+        .find(|(word, _)| *word == text)
+        .map(|(_, meaning)| *meaning)
+        .ok_or_else(|| format!("is {}; write one of {}", quoted(text), words()))
+}
+
+/// The name of a service or a backend: fits the maps, and stands in one column of a list.
+pub(super) fn name(value: &DeValue) -> Result<String, String> {
+    let text = string(value, "\"web\"")?;
+    let printable = |c: char| {
+        !c.is_whitespace() && (matches!(c, '"' | '\'' | '\\') || c.escape_debug().len() == 1)
+    };
+    if text.is_empty() || text.len() > NAME_LIMIT {
+        return Err(format!(
+            "is {}, {} bytes long; a name has 1 to {NAME_LIMIT}",
+            quoted(text),
+            text.len()
+        ));
+    }
+    match text.chars().find(|c| !printable(*c)) {
+        Some(c) => Err(format!(
+            "is {}; leave out the {c:?}, a name has only printable characters and no spaces",
+            quoted(text)
+        )),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// The name of a network interface, by the kernel's rules.
+pub(super) fn interface(value: &DeValue) -> Result<String, String> {
+    let text = string(value, "\"eth0\"")?;
+    let forbidden = |c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control();
+    let length = 1..=INTERFACE_NAME_LIMIT;
+    if length.contains(&text.len()) && !text.contains(forbidden) && text != "." && text != ".." {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "is {}, which no interface can be called; write a name that `ip link` shows \
+         (1 to {INTERFACE_NAME_LIMIT} bytes, no \"/\", \":\" or spaces)",
+        quoted(text)
+    ))
+}
+
+pub(super) fn directory(value: &DeValue) -> Result<PathBuf, String> {
+    let text = string(value, "\"/sys/fs/bpf/xdplb\"")?;
+    if text.starts_with('/') && !text.contains('\0') {
+        return Ok(PathBuf::from(text));
+    }
+    Err(format!(
+        "is {}; write an absolute path on a bpffs such as \"/sys/fs/bpf/xdplb\"",
+        quoted(text)
+    ))
+}
+
+pub(super) fn timeout(value: &DeValue) -> Result<Duration, String> {
+    const FORM: &str = "a number and a unit: \"500ms\", \"30s\", \"10m\", \"1h\"";
+    let text = match value {
+        DeValue::String(text) => text,
+        DeValue::Integer(number) => {
+            return Err(format!("is {number} without a unit; write {FORM}"))
+        }
+        other => return Err(format!("is {}; write {FORM}", kind(other))),
+    };
+    let duration = duration::parse(text)
+        .ok_or_else(|| format!("is {}, which is no duration; write {FORM}", quoted(text)))?;
+    if duration.is_zero() || duration > LONGEST {
+        let longest = duration::format(LONGEST);
+        return Err(format!(
+            "is {text:?}; write more than 0 and at most \"{longest}\" (30 days)"
+        ));
+    }
+    Ok(duration)
+}
+
+/// One element of `service.port`, or all of it.
+pub(super) fn ports(value: &DeValue) -> Result<PortRange, String> {
+    const FORM: &str = "a port such as 80, a range such as \"8000-8010\", or \"any\"";
+    let text = match value {
+        DeValue::Integer(_) => {
+            return short(value, 1..=u16::MAX).map(|port| PortRange {
+                first: port,
+                last: port,
+            });
+        }
+        DeValue::String(text) => text.as_ref(),
+        other => return Err(format!("is {}; write {FORM}", kind(other))),
+    };
+    if text == "any" {
+        return Ok(PortRange::ANY);
+    }
+    // Digits only: `parse` alone would take a sign.
+    let port = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|port: &u16| digits && *port > 0)
+    };
+    if let Some(port) = port(text) {
+        return Err(format!(
+            "is the string {text:?}; write {port} without quotes"
+        ));
+    }
+    match text
+        .split_once('-')
+        .map(|(first, last)| (port(first), port(last)))
+    {
+        Some((Some(first), Some(last))) if first <= last => Ok(PortRange { first, last }),
+        Some((Some(first), Some(last))) => Err(format!(
+            "is {text:?}, which is backwards; write \"{last}-{first}\""
+        )),
+        _ => Err(format!(
+            "is {}; write {FORM} (ports are 1 to 65535)",
+            quoted(text)
+        )),
+    }
+}
+
+pub(super) fn vip(value: &DeValue) -> Result<IpAddr, String> {
+    address(value, Role::Vip)
+}
+
+pub(super) fn backend_address(value: &DeValue) -> Result<IpAddr, String> {
+    address(value, Role::Backend)
+}
+
+pub(super) fn own_address(value: &DeValue) -> Result<IpAddr, String> {
+    address(value, Role::Own)
+}
+
+/// A unicast address that packets can have on a network.
+fn address(value: &DeValue, role: Role) -> Result<IpAddr, String> {
+    let text = string(value, "\"192.0.2.1\" or \"2001:db8::1\"")?;
+    let address: IpAddr = text.parse().map_err(|_| {
+        format!(
+            "is {}, which is no address; write an IPv4 or IPv6 address without a port, a prefix \
+             length or a zone",
+            quoted(text)
+        )
+    })?;
+    let fault = match address {
+        _ if address.is_unspecified() => "the unspecified address",
+        _ if address.is_multicast() => "a multicast address",
+        _ if address.is_loopback() => "a loopback address",
+        IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast address",
+        // Packets from elsewhere must not be forwarded to one (RFC 3927, section 2.7).
+        IpAddr::V4(v4) if role == Role::Backend && v4.is_link_local() => "a link-local address",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address",
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => {
+                return Err(format!(
+                    "is {v6}, an IPv4 address in IPv6 notation; write \"{v4}\""
+                ))
+            }
+            None => return Ok(address),
+        },
+        IpAddr::V4(_) => return Ok(address),
+    };
+    let remedy = match role {
+        Role::Vip => "write the unicast address that clients connect to",
+        Role::Backend => "write the backend's own unicast address on the network",
+        Role::Own => "write a unicast address of this host that the backends can reach",
+    };
+    Err(format!("is {address}, {fault}; {remedy}"))
+}
+
+pub(super) fn mac(value: &DeValue) -> Result<MacAddress, String> {
+    let text = string(value, "\"52:54:00:23:a4:5c\"")?;
+    let octet = |text: &str| {
+        let hex = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u8::from_str_radix(text, 16).ok().filter(|_| hex)
+    };
+    let octets: Option<Vec<u8>> = text.split(':').map(octet).collect();
+    let mac = octets
+        .and_then(|octets| <[u8; 6]>::try_from(octets).ok())
+        .ok_or_else(|| {
+            format!(
+                "is {}; write six pairs of hex digits: \"52:54:00:23:a4:5c\"",
+                quoted(text)
+            )
+        })?;
+    // The lowest bit of the first octet marks a group (IEEE 802).
+    if mac == [0; 6] || mac[0] & 1 == 1 {
+        return Err(format!(
+            "is {text:?}, which is no single machine's; write the backend's own"
+        ));
+    }
+    Ok(MacAddress(mac))
+}
