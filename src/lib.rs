@@ -5,3 +5,4 @@
 //! plain values.
 
 pub mod config;
+pub mod neighbours;
