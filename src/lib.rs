@@ -4,7 +4,12 @@
 //! maps → [`datapath`] → packet. Facts from the world ([`neighbours`]) enter at the desired state as
 //! plain values.
 
+pub mod capabilities;
+pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod logging;
+pub mod neighbours;
+pub mod state;

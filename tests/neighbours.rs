@@ -1,0 +1,508 @@
+//! Neighbour resolution against real kernels' tables: network namespaces joined by veth pairs.
+//!
+//! Owns its namespaces, `xdplb-t-PID-N-*`, and removes them on every way out. Times are printed, not
+//! asserted: a loaded machine may be slow, and a wrong answer is what these tests are about.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::panic::resume_unwind;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sched::{setns, CloneFlags};
+use xdplb::config::MacAddress;
+use xdplb::neighbours::{Neighbours, Resolution, Target, TICK};
+
+/// How long anything may take before it counts as never.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The balancer `lb` between two neighbours:
+/// `b` - lb0 10.77.0.1/24 fd77::1/64 (b: .2, ::2) and `c` - lb1 10.78.0.1/24 fd78::1/64 (c: .2, ::2).
+struct Lab {
+    prefix: String,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test makes network namespaces: run it as root (CAP_SYS_ADMIN and CAP_NET_ADMIN), \
+             with iproute2 installed"
+        );
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let lab = Lab {
+            prefix: format!("xdplb-t-{}-{serial}", std::process::id()),
+        };
+        for name in ["lb", "b", "c"] {
+            run(&["netns", "add", &lab.ns(name)]);
+            lab.ip(name, "link set lo up");
+        }
+        for (peer, link, net) in [("b", "lb0", 77), ("c", "lb1", 78)] {
+            let there = lab.ns(peer);
+            lab.ip(
+                "lb",
+                &format!("link add {link} type veth peer name eth0 netns {there}"),
+            );
+            for (ns, device, host) in [("lb", link, 1), (peer, "eth0", 2)] {
+                lab.ip(ns, &format!("addr add 10.{net}.0.{host}/24 dev {device}"));
+                lab.ip(
+                    ns,
+                    &format!("addr add fd{net}::{host}/64 dev {device} nodad"),
+                );
+                lab.ip(ns, &format!("link set {device} up"));
+            }
+        }
+        lab
+    }
+
+    fn ns(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// `ip -n NAMESPACE COMMAND`
+    fn ip(&self, name: &str, command: &str) {
+        let ns = self.ns(name);
+        let mut words = vec!["-n", ns.as_str()];
+        words.extend(command.split(' '));
+        run(&words);
+    }
+
+    /// Runs `body` in a thread that lives in the balancer's namespace.
+    fn run<T: Send>(&self, body: impl FnOnce(Rig) -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.ns("lb"));
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                let ns = std::fs::File::open(&path).expect("namespace");
+                setns(ns, CloneFlags::CLONE_NEWNET).expect("setns");
+                body(Rig::new())
+            });
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    fn mac(&self, name: &str, device: &str) -> MacAddress {
+        let ns = self.ns(name);
+        let output = Command::new("ip")
+            .args(["-n", &ns, "-j", "link", "show", "dev", device])
+            .output()
+            .expect("ip");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let at = text.find("\"address\":\"").expect("address") + 11;
+        let bytes: Vec<u8> = text[at..at + 17]
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).expect("MAC"))
+            .collect();
+        MacAddress(bytes.try_into().expect("six bytes"))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for name in ["lb", "b", "c"] {
+            let _ = Command::new("ip")
+                .args(["netns", "del", &self.ns(name)])
+                .output();
+        }
+    }
+}
+
+fn run(words: &[&str]) {
+    let output = Command::new("ip")
+        .args(words)
+        .output()
+        .expect("the ip command (iproute2)");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {error}", words.join(" "));
+}
+
+/// `Neighbours` with the loop that the daemon runs around it.
+struct Rig {
+    neighbours: Neighbours,
+    next_tick: Instant,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        Rig {
+            neighbours: Neighbours::open().expect("open"),
+            next_tick: Instant::now(),
+        }
+    }
+
+    /// Runs the loop until `done`, and says how long that took.
+    fn until(&mut self, what: &str, done: impl Fn(&Neighbours) -> bool) -> Duration {
+        let start = Instant::now();
+        while !done(&self.neighbours) {
+            assert!(
+                start.elapsed() < DEADLINE,
+                "{what}: not within {DEADLINE:?}"
+            );
+            self.turn();
+        }
+        let took = start.elapsed();
+        println!("{what}: {took:?}");
+        took
+    }
+
+    /// Runs the loop for a while.
+    fn rest(&mut self, time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        let wait = self.next_tick.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(wait).expect("timeout");
+        let mut fds = [PollFd::new(
+            self.neighbours.as_fd().as_fd(),
+            PollFlags::POLLIN,
+        )];
+        let ready = poll(&mut fds, timeout).expect("poll");
+        if ready > 0 {
+            self.neighbours.handle_events().expect("events");
+        }
+        if Instant::now() >= self.next_tick {
+            self.neighbours.tick(Instant::now()).expect("tick");
+            self.next_tick = Instant::now() + TICK;
+        }
+    }
+
+    fn until_mac(&mut self, what: &str, target: &Target, expected: MacAddress) -> Duration {
+        self.until(what, |n| mac(&n.resolve(target)) == Some(expected))
+    }
+
+    /// Waits for the target to be out, with these words in the reason.
+    fn until_reason(&mut self, what: &str, target: &Target, words: &str) -> Duration {
+        self.until(what, |n| match n.resolve(target) {
+            Resolution::Unresolved { reason } => reason.contains(words),
+            Resolution::Resolved { .. } => false,
+        })
+    }
+
+    fn next_hop(&self, target: &Target) -> (String, IpAddr) {
+        match self.neighbours.resolve(target) {
+            Resolution::Resolved {
+                ifindex, next_hop, ..
+            } => (self.neighbours.links()[&ifindex].name.clone(), next_hop),
+            Resolution::Unresolved { reason } => panic!("{reason}"),
+        }
+    }
+}
+
+fn mac(resolution: &Resolution) -> Option<MacAddress> {
+    match resolution {
+        Resolution::Resolved { mac, .. } => Some(*mac),
+        Resolution::Unresolved { .. } => None,
+    }
+}
+
+fn target(address: &str) -> Target {
+    Target {
+        address: address.parse().expect("address"),
+        interface: None,
+        mac: None,
+    }
+}
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().expect("address")
+}
+
+#[test]
+fn direct_neighbours_of_both_families() {
+    let lab = Lab::new();
+    let expected = lab.mac("b", "eth0");
+    lab.run(|mut rig| {
+        let (v4, v6) = (target("10.77.0.2"), target("fd77::2"));
+        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.until_mac("IPv4 resolved", &v4, expected);
+        rig.until_mac("IPv6 resolved", &v6, expected);
+        assert_eq!(rig.next_hop(&v4), ("lb0".into(), ip("10.77.0.2")));
+        assert_eq!(rig.next_hop(&v6), ("lb0".into(), ip("fd77::2")));
+        // Confirming what is known must not make it flicker.
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            rig.turn();
+            assert_eq!(mac(&rig.neighbours.resolve(&v4)), Some(expected));
+            assert_eq!(mac(&rig.neighbours.resolve(&v6)), Some(expected));
+        }
+        assert!(rig.neighbours.state(&v4).is_some());
+        rig.neighbours.track([]);
+        assert_eq!(mac(&rig.neighbours.resolve(&v4)), None);
+    });
+}
+
+#[test]
+fn a_gateway_and_its_replacement() {
+    let lab = Lab::new();
+    lab.ip("lb", "route add 10.99.0.0/24 via 10.77.0.2");
+    lab.ip("lb", "route add fd99::/64 via fd77::2");
+    let (first, second) = (lab.mac("b", "eth0"), lab.mac("c", "eth0"));
+    lab.run(|mut rig| {
+        let (v4, v6) = (target("10.99.0.9"), target("fd99::9"));
+        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.until_mac("IPv4 via gateway", &v4, first);
+        rig.until_mac("IPv6 via gateway", &v6, first);
+        assert_eq!(rig.next_hop(&v4), ("lb0".into(), ip("10.77.0.2")));
+        lab.ip("lb", "route replace 10.99.0.0/24 via 10.78.0.2");
+        rig.until_mac("IPv4 via another gateway", &v4, second);
+        assert_eq!(rig.next_hop(&v4), ("lb1".into(), ip("10.78.0.2")));
+        lab.ip("lb", "route replace fd99::/64 via fd78::2");
+        rig.until_mac("IPv6 via another gateway", &v6, second);
+        lab.ip("lb", "rule add to 10.99.0.9 table 100");
+        lab.ip("lb", "route add 10.99.0.9 via 10.77.0.2 table 100");
+        rig.until_mac("IPv4 by a rule's table", &v4, first);
+    });
+}
+
+#[test]
+fn gateways_that_are_link_local_or_of_the_other_family() {
+    let lab = Lab::new();
+    lab.ip("b", "addr add fe80::77/64 dev eth0 nodad");
+    lab.ip("lb", "route add fd99::/64 via fe80::77 dev lb0");
+    lab.ip("lb", "route add 10.99.0.0/24 via inet6 fe80::77 dev lb0");
+    let expected = lab.mac("b", "eth0");
+    lab.run(|mut rig| {
+        let (v4, v6) = (target("10.99.0.9"), target("fd99::9"));
+        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.until_mac("IPv6 via link-local", &v6, expected);
+        rig.until_mac("IPv4 via IPv6", &v4, expected);
+        assert_eq!(rig.next_hop(&v4), ("lb0".into(), ip("fe80::77")));
+    });
+}
+
+#[test]
+fn a_mac_that_changes_silently() {
+    let lab = Lab::new();
+    let before = lab.mac("b", "eth0");
+    lab.run(|mut rig| {
+        let (v4, v6) = (target("10.77.0.2"), target("fd77::2"));
+        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.until_mac("IPv4 before", &v4, before);
+        rig.until_mac("IPv6 before", &v6, before);
+        for round in 1..=4u8 {
+            // At a different point of the period of confirmation each time.
+            rig.rest(Duration::from_millis(1000 + 130 * u64::from(round)));
+            let after = MacAddress([2, 0x77, 0, 0, 0, round]);
+            lab.ip("b", &format!("link set eth0 address {after}"));
+            let start = Instant::now();
+            rig.until_mac(
+                &format!("IPv4 follows a silent change ({round})"),
+                &v4,
+                after,
+            );
+            rig.until(&format!("IPv6 follows, after that ({round})"), |n| {
+                mac(&n.resolve(&v6)) == Some(after)
+            });
+            println!("both followed within {:?}", start.elapsed());
+        }
+    });
+}
+
+#[test]
+fn a_link_that_goes_and_comes_back() {
+    let lab = Lab::new();
+    let expected = lab.mac("b", "eth0");
+    lab.run(|mut rig| {
+        let v4 = target("10.77.0.2");
+        let bound = Target {
+            interface: Some("lb0".into()),
+            ..v4.clone()
+        };
+        rig.neighbours.track([v4.clone(), bound.clone()]);
+        rig.until_mac("resolved", &v4, expected);
+        lab.ip("lb", "link set lb0 down");
+        rig.until_reason("link down, by route", &v4, "no route to 10.77.0.2");
+        rig.until_reason("link down, by interface", &bound, "lb0 is down");
+        assert!(!rig.neighbours.link_by_name("lb0").expect("lb0").up);
+        lab.ip("lb", "link set lb0 up");
+        rig.until_mac("link up", &v4, expected);
+        rig.until_mac("link up, by interface", &bound, expected);
+        lab.ip("b", "link set eth0 down");
+        rig.until_reason("carrier lost", &v4, "lb0 has no carrier");
+        lab.ip("b", "link set eth0 up");
+        rig.until_mac("carrier back", &v4, expected);
+        lab.ip("lb", "link set lb0 down");
+        lab.ip("lb", "link set lb0 name wan");
+        lab.ip("lb", "link set wan up");
+        rig.until_reason("renamed", &bound, "interface lb0 does not exist");
+        rig.until("the route follows the new name", |n| {
+            mac(&n.resolve(&v4)) == Some(expected)
+        });
+        assert_eq!(rig.next_hop(&v4), ("wan".into(), ip("10.77.0.2")));
+    });
+}
+
+#[test]
+fn what_cannot_be_reached_says_why() {
+    let lab = Lab::new();
+    lab.ip("lb", "route add unreachable 10.97.0.0/24");
+    lab.ip("lb", "route add blackhole 10.96.0.0/24");
+    lab.ip("lb", "route add prohibit 10.95.0.0/24");
+    lab.ip("lb", "-6 route add unreachable fd97::/64");
+    lab.ip("lb", "-6 route add blackhole fd96::/64");
+    lab.run(|mut rig| {
+        let cases = [
+            ("10.98.0.1", "no route to 10.98.0.1"),
+            ("fd98::1", "no route to fd98::1"),
+            ("10.97.0.1", "unreachable"),
+            ("10.96.0.1", "blackhole"),
+            ("10.95.0.1", "prohibit"),
+            ("fd97::1", "unreachable"),
+            ("fd96::1", "blackhole"),
+            ("10.77.0.1", "address of this machine"),
+            ("fd77::1", "address of this machine"),
+            ("10.77.0.255", "broadcast"),
+            ("10.77.0.9", "10.77.0.9 on lb0 does not answer ARP"),
+            (
+                "fd77::9",
+                "fd77::9 on lb0 does not answer neighbour discovery",
+            ),
+        ];
+        rig.neighbours
+            .track(cases.map(|(address, _)| target(address)));
+        for (address, words) in cases {
+            rig.until_reason(address, &target(address), words);
+        }
+        let absent = Target {
+            interface: Some("eth7".into()),
+            ..target("10.77.0.2")
+        };
+        rig.neighbours.track([absent.clone()]);
+        rig.until_reason("absent interface", &absent, "eth7 does not exist");
+    });
+}
+
+#[test]
+fn a_backend_that_dies_is_out_after_the_grace_and_back_at_once() {
+    let lab = Lab::new();
+    let expected = lab.mac("b", "eth0");
+    lab.run(|mut rig| {
+        let v4 = target("10.77.0.2");
+        rig.neighbours.track([v4.clone()]);
+        rig.until_mac("resolved", &v4, expected);
+        lab.ip("b", "addr del 10.77.0.2/24 dev eth0");
+        rig.until_reason("no answer any more", &v4, "does not answer ARP");
+        lab.ip("b", "addr add 10.77.0.2/24 dev eth0");
+        rig.until_mac("answers again", &v4, expected);
+    });
+}
+
+#[test]
+fn overrides() {
+    let lab = Lab::new();
+    let (b, c) = (lab.mac("b", "eth0"), lab.mac("c", "eth0"));
+    lab.ip("c", "addr add 10.77.0.2/24 dev eth0");
+    let given = MacAddress([2, 0, 0, 0, 0, 0x42]);
+    lab.run(|mut rig| {
+        let by_route = target("10.77.0.2");
+        let by_interface = Target {
+            interface: Some("lb1".into()),
+            ..target("10.77.0.2")
+        };
+        let by_mac = Target {
+            mac: Some(given),
+            ..target("10.77.0.2")
+        };
+        let by_both = Target {
+            interface: Some("lb1".into()),
+            mac: Some(given),
+            ..target("10.5.5.5")
+        };
+        rig.neighbours.track([
+            by_route.clone(),
+            by_interface.clone(),
+            by_mac.clone(),
+            by_both.clone(),
+        ]);
+        // Nothing to wait for: no neighbour is asked.
+        assert_eq!(mac(&rig.neighbours.resolve(&by_mac)), Some(given));
+        assert_eq!(rig.next_hop(&by_mac), ("lb0".into(), ip("10.77.0.2")));
+        assert_eq!(mac(&rig.neighbours.resolve(&by_both)), Some(given));
+        assert_eq!(rig.next_hop(&by_both), ("lb1".into(), ip("10.5.5.5")));
+        assert_eq!(rig.neighbours.state(&by_both), None);
+        rig.until_mac("by route", &by_route, b);
+        rig.until_mac("by interface", &by_interface, c);
+        assert_eq!(rig.next_hop(&by_interface), ("lb1".into(), ip("10.77.0.2")));
+    });
+}
+
+#[test]
+fn own_mac_and_own_addresses() {
+    let lab = Lab::new();
+    let expected = lab.mac("b", "eth0");
+    lab.run(|mut rig| {
+        let v4 = target("10.77.0.2");
+        rig.neighbours.track([v4.clone()]);
+        rig.until_mac("resolved", &v4, expected);
+        let own = MacAddress([2, 0x11, 0, 0, 0, 1]);
+        lab.ip("lb", &format!("link set lb0 address {own}"));
+        rig.until("own MAC", |n| {
+            n.link_by_name("lb0").is_some_and(|link| link.mac == own)
+        });
+        rig.rest(Duration::from_secs(1));
+        assert_eq!(mac(&rig.neighbours.resolve(&v4)), Some(expected));
+
+        let has = |n: &Neighbours, address: &str| n.addresses().any(|(_, a)| a == ip(address));
+        assert!(has(&rig.neighbours, "10.77.0.1") && has(&rig.neighbours, "fd77::1"));
+        assert!(!has(&rig.neighbours, "127.0.0.1"), "host scope");
+        assert!(rig
+            .neighbours
+            .addresses()
+            .all(|(_, a)| !a.to_string().starts_with("fe80")));
+        lab.ip("lb", "addr add 10.77.0.44/24 dev lb0");
+        rig.until("address added", |n| has(n, "10.77.0.44"));
+        lab.ip("lb", "addr del 10.77.0.44/24 dev lb0");
+        rig.until("address removed", |n| !has(n, "10.77.0.44"));
+        lab.ip("lb", "addr add fd77::44/64 dev lb0 nodad preferred_lft 0");
+        rig.rest(Duration::from_millis(300));
+        assert!(!has(&rig.neighbours, "fd77::44"), "deprecated");
+        lab.ip(
+            "lb",
+            "addr change fd77::44/64 dev lb0 preferred_lft forever",
+        );
+        rig.until("address preferred", |n| has(n, "fd77::44"));
+    });
+}
+
+#[test]
+fn a_flood_of_other_neighbours_events() {
+    let lab = Lab::new();
+    let before = lab.mac("b", "eth0");
+    let after = MacAddress([2, 0x77, 0, 0, 0, 9]);
+    let batch = std::env::temp_dir().join(format!("{}.batch", lab.prefix));
+    let mut commands = String::new();
+    for n in 0..20_000u32 {
+        let (x, y) = (n / 250, n % 250 + 3);
+        commands += &format!(
+            "neigh replace 10.200.{x}.{y} lladdr 02:00:00:00:00:01 dev lb1 nud permanent\n"
+        );
+    }
+    std::fs::write(&batch, commands).expect("batch file");
+    lab.run(|mut rig| {
+        let v4 = target("10.77.0.2");
+        rig.neighbours.track([v4.clone()]);
+        rig.until_mac("resolved", &v4, before);
+        // Nobody reads meanwhile: more than the socket holds. What must be noticed is among it.
+        let flood = || run(&["-n", &lab.ns("lb"), "-batch", batch.to_str().expect("path")]);
+        flood();
+        lab.ip("lb", "addr add 10.77.0.44/24 dev lb0");
+        lab.ip(
+            "lb",
+            &format!("neigh replace 10.77.0.2 lladdr {after} dev lb0 nud permanent"),
+        );
+        rig.until_mac("noticed after the flood", &v4, after);
+        assert!(rig
+            .neighbours
+            .addresses()
+            .any(|(_, a)| a == ip("10.77.0.44")));
+        lab.ip("lb", "neigh flush all nud permanent");
+        rig.until_mac("asked again after another", &v4, before);
+    });
+    std::fs::remove_file(&batch).expect("batch file");
+}
