@@ -16,7 +16,8 @@ const SOURCE: &str = "bpf/xdp_lb.bpf.c";
 const REASONS: &str = "include/reasons.h";
 /// The oldest clang whose BPF back end is known to compile the datapath.
 const OLDEST_CLANG: u32 = 16;
-const INSTALL: &str = "apt-get install clang-19 libelf-dev zlib1g-dev pkg-config gcc make linux-libc-dev";
+const INSTALL: &str =
+    "apt-get install clang-19 libelf-dev zlib1g-dev pkg-config gcc make linux-libc-dev";
 
 fn main() {
     if let Err(error) = build() {
@@ -32,12 +33,23 @@ fn build() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-changed=include");
 
-    fs::write(out.join("reasons.rs"), reasons(&fs::read_to_string(REASONS)?)?)?;
+    fs::write(
+        out.join("reasons.rs"),
+        reasons(&fs::read_to_string(REASONS)?)?,
+    )?;
 
-    let mut arguments: Vec<OsString> = ["-O2", "-g", "-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wcast-qual"]
-        .iter()
-        .map(Into::into)
-        .collect();
+    let mut arguments: Vec<OsString> = [
+        "-O2",
+        "-g",
+        "-mcpu=v3",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wcast-qual",
+    ]
+    .iter()
+    .map(Into::into)
+    .collect();
     for directory in includes() {
         arguments.push("-I".into());
         arguments.push(directory.into());
@@ -47,7 +59,9 @@ fn build() -> Result<(), Box<dyn Error>> {
         .clang(clang()?)
         .clang_args(arguments)
         .build_and_generate(out.join("xdp_lb.skel.rs"))
-        .map_err(|error| format!("{SOURCE}: {error:#}\nThe compiler and headers come with: {INSTALL}"))?;
+        .map_err(|error| {
+            format!("{SOURCE}: {error:#}\nThe compiler and headers come with: {INSTALL}")
+        })?;
     Ok(())
 }
 
@@ -75,7 +89,12 @@ fn clang() -> Result<PathBuf, Box<dyn Error>> {
         .flatten()
         .filter_map(Result::ok)
         .filter_map(|entry| {
-            let version = entry.file_name().to_str()?.strip_prefix("clang-")?.parse::<u32>().ok()?;
+            let version = entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("clang-")?
+                .parse::<u32>()
+                .ok()?;
             Some((version, entry.path()))
         })
         .max();
@@ -91,15 +110,25 @@ fn clang() -> Result<PathBuf, Box<dyn Error>> {
 
 fn version_of(clang: &Path) -> Option<u32> {
     let output = Command::new(clang).arg("-dumpversion").output().ok()?;
-    String::from_utf8(output.stdout).ok()?.split('.').next()?.trim().parse().ok()
+    String::from_utf8(output.stdout)
+        .ok()?
+        .split('.')
+        .next()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// `X(NAME, VERDICT, "text")` lines as a Rust table, in order.
 fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
-    let mut table = String::from("/// Every reason, by index into `counters`.\npub static REASONS: &[Reason] = &[\n");
+    let mut table = String::from(
+        "/// Every reason, by index into `counters`.\npub static REASONS: &[Reason] = &[\n",
+    );
     let mut found = 0;
     for line in header.lines() {
-        let Some(entry) = line.trim().strip_prefix("X(") else { continue };
+        let Some(entry) = line.trim().strip_prefix("X(") else {
+            continue;
+        };
         let entry = entry.trim_end_matches('\\').trim_end();
         let fields = entry.strip_suffix(')').and_then(|entry| {
             let (name, rest) = entry.split_once(", ")?;
@@ -107,14 +136,23 @@ fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
             Some((name.to_lowercase(), verdict, text))
         });
         let Some((name, verdict, text)) = fields else {
-            return Err(format!("{REASONS}: not of the form X(NAME, VERDICT, \"text\"): {line}").into());
+            return Err(
+                format!("{REASONS}: not of the form X(NAME, VERDICT, \"text\"): {line}").into(),
+            );
         };
         let verdict = match verdict {
             "DROP" => "Drop",
             "PASS" => "Pass",
-            other => return Err(format!("{REASONS}: {name}: verdict {other} is neither DROP nor PASS").into()),
+            other => {
+                return Err(
+                    format!("{REASONS}: {name}: verdict {other} is neither DROP nor PASS").into(),
+                )
+            }
         };
-        writeln!(table, "    Reason {{ name: {name:?}, verdict: Verdict::{verdict}, text: {text} }},")?;
+        writeln!(
+            table,
+            "    Reason {{ name: {name:?}, verdict: Verdict::{verdict}, text: {text} }},"
+        )?;
         found += 1;
     }
     if found == 0 {

@@ -6,8 +6,14 @@ use log::debug;
 /// What loading, attaching and following neighbours need, and what for.
 const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_BPF, "to load the datapath"),
-    (Capability::CAP_NET_ADMIN, "to attach XDP and to probe neighbours"),
-    (Capability::CAP_PERFMON, "for the verifier to accept the datapath's pointer arithmetic"),
+    (
+        Capability::CAP_NET_ADMIN,
+        "to attach XDP and to probe neighbours",
+    ),
+    (
+        Capability::CAP_PERFMON,
+        "for the verifier to accept the datapath's pointer arithmetic",
+    ),
 ];
 
 /// Kept if we have it: a file that only its owner may read can be read again on SIGHUP.
@@ -28,7 +34,10 @@ pub struct Missing {
 pub fn check() -> Result<(), Missing> {
     for (capability, purpose) in NEEDED {
         if !caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false) {
-            return Err(Missing { missing: capability, purpose });
+            return Err(Missing {
+                missing: capability,
+                purpose,
+            });
         }
     }
     Ok(())

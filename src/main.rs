@@ -1,2 +1,89 @@
-//! The `xdplb` command.
-fn main() {}
+//! The `xdplb` command: parses the command line, runs one command, turns its error into an exit status.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use xdplb::cli::{Cli, Command};
+use xdplb::{commands, daemon};
+
+/// It failed while running.
+const FAILED: u8 = 1;
+/// The command line or the file is wrong.
+const WRONG: u8 = 2;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xdplb: {}", failure.message);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+struct Failure {
+    message: String,
+    status: u8,
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Some(command) = cli.command else {
+        let Some(file) = cli.config else {
+            Cli::command()
+                .error(
+                    ErrorKind::MissingRequiredArgument,
+                    "--config FILE or a command is required",
+                )
+                .exit()
+        };
+        return daemon::run(&file).map_err(|error| Failure {
+            status: if matches!(error, daemon::Error::Config(_)) {
+                WRONG
+            } else {
+                FAILED
+            },
+            message: error.to_string(),
+        });
+    };
+    let out = &mut io::stdout().lock();
+    let done = match command {
+        Command::Check { config, json } => return check(&config, out, json),
+        Command::List { stats, look } => commands::list::run(&look, stats, out),
+        Command::Conns {
+            filter,
+            count,
+            look,
+        } => commands::conns::run(&look, &filter, count, out),
+        Command::Drops { look } => commands::drops::run(&look, out),
+    };
+    match done {
+        Err(commands::Error::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure {
+                status: FAILED,
+                message: format!("cannot print: {error}"),
+            })
+        }
+        // `| head` has seen enough.
+        Ok(()) | Err(commands::Error::Output(_)) => Ok(()),
+        Err(error) => Err(Failure {
+            status: FAILED,
+            message: error.to_string(),
+        }),
+    }
+}
+
+fn check(file: &std::path::Path, out: &mut impl io::Write, json: bool) -> Result<(), Failure> {
+    let loaded = xdplb::config::load(file).map_err(|error| Failure {
+        status: WRONG,
+        message: error.to_string(),
+    })?;
+    match commands::check::print(&loaded.config, &loaded.warnings, out, json) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
+            status: FAILED,
+            message: format!("cannot print: {error}"),
+        }),
+        _ => Ok(()),
+    }
+}

@@ -6,9 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::skeleton::types::{
-    backend, backend_health, backend_state, claim4, claim6, clock_reading, conn, conn4, conn6, conn_flag,
-    conn_state, counter, filter, flow4, flow6, forward_mode, hash_by, hop, interface, nat_source, reason,
-    service, settings, slots, traffic, unknown_port, vip, vip_key, xdplb_limit,
+    backend, backend_health, backend_state, claim4, claim6, clock_reading, conn, conn4, conn6,
+    conn_flag, conn_state, counter, filter, flow4, flow6, forward_mode, hash_by, hop, interface,
+    nat_source, reason, service, settings, slots, traffic, unknown_port, vip, vip_key, xdplb_limit,
 };
 
 /// Marks types without padding, references or invalid bit patterns, of the size that the maps have.
@@ -24,7 +24,7 @@ macro_rules! plain {
 }
 
 plain! {
-    settings: 80,
+    settings: 72,
     filter: 8192,
     vip_key: 24,
     vip: 4,
@@ -99,7 +99,11 @@ pub fn name_to<const N: usize>(name: &str) -> [i8; N] {
 
 /// The name in a NUL-terminated array.
 pub fn name_from(array: &[i8]) -> String {
-    let bytes: Vec<u8> = array.iter().take_while(|&&c| c != 0).map(|c| c.to_ne_bytes()[0]).collect();
+    let bytes: Vec<u8> = array
+        .iter()
+        .take_while(|&&c| c != 0)
+        .map(|c| c.to_ne_bytes()[0])
+        .collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -127,7 +131,11 @@ pub struct Flow {
 impl Flow {
     /// The other direction.
     pub fn reversed(self) -> Flow {
-        Flow { source: self.destination, destination: self.source, protocol: self.protocol }
+        Flow {
+            source: self.destination,
+            destination: self.source,
+            protocol: self.protocol,
+        }
     }
 }
 

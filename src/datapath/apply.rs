@@ -48,7 +48,11 @@ impl Datapath {
         let tables = &mut self.tables;
         tables.widen_filter(desired);
         let sources = tables.write_sources(desired);
-        for (&id, backend) in desired.backends.iter().filter(|(_, backend)| backend.usable) {
+        for (&id, backend) in desired
+            .backends
+            .iter()
+            .filter(|(_, backend)| backend.usable)
+        {
             if tables.write_backend(id, backend, sources) == Written::Another {
                 clear_traffic(&self.skeleton.maps.traffic, id)?;
             }
@@ -58,7 +62,11 @@ impl Datapath {
         }
         self.write_vips(&desired.vips)?;
         let tables = &mut self.tables;
-        for (&id, backend) in desired.backends.iter().filter(|(_, backend)| !backend.usable) {
+        for (&id, backend) in desired
+            .backends
+            .iter()
+            .filter(|(_, backend)| !backend.usable)
+        {
             if tables.write_backend(id, backend, sources) == Written::Another {
                 clear_traffic(&self.skeleton.maps.traffic, id)?;
             }
@@ -70,7 +78,13 @@ impl Datapath {
 
     fn write_settings(&mut self, settings: &Settings) {
         let clock: Clock = self.clock;
-        let Timeouts { tcp_opening, tcp_established, tcp_closing, udp, other } = settings.timeouts;
+        let Timeouts {
+            tcp_opening,
+            tcp_established,
+            tcp_closing,
+            udp,
+            other,
+        } = settings.timeouts;
         let mut timeout = [clock.jiffies_of(other); abi::conn_state::CONN_STATE_SLOTS.0 as usize];
         for (state, duration) in [
             (abi::conn_state::CONN_OPENING, tcp_opening),
@@ -117,9 +131,12 @@ impl Datapath {
         }
         for (vip, service) in vips {
             let key = bytes_of(&vip_key(vip)).to_vec();
-            let value = abi::vip { service: service.unwrap_or(abi::xdplb_limit::NO_SERVICE.0) };
+            let value = abi::vip {
+                service: service.unwrap_or(abi::xdplb_limit::NO_SERVICE.0),
+            };
             if live.remove(&key).flatten().as_deref() != Some(bytes_of(&value)) {
-                map.update(&key, bytes_of(&value), MapFlags::ANY).map_err(failed("write"))?;
+                map.update(&key, bytes_of(&value), MapFlags::ANY)
+                    .map_err(failed("write"))?;
             }
         }
         for key in live.keys() {
@@ -140,10 +157,15 @@ enum Written {
 
 /// Counts begin at 0 for each backend that gets the id.
 fn clear_traffic(map: &libbpf_rs::MapMut<'_>, id: u32) -> Result<(), Error> {
-    let failed = |source| Error::Map { map: "traffic".into(), action: "write", source };
+    let failed = |source| Error::Map {
+        map: "traffic".into(),
+        action: "write",
+        source,
+    };
     let cpus = libbpf_rs::num_possible_cpus().map_err(|error| failed(io::Error::other(error)))?;
     let zeros = vec![bytes_of(&abi::traffic::default()).to_vec(); cpus];
-    map.update_percpu(&id.to_ne_bytes(), &zeros, MapFlags::ANY).map_err(|error| failed(io::Error::other(error)))
+    map.update_percpu(&id.to_ne_bytes(), &zeros, MapFlags::ANY)
+        .map_err(|error| failed(io::Error::other(error)))
 }
 
 impl Tables {
@@ -157,7 +179,12 @@ impl Tables {
     }
 
     fn narrow_filter(&mut self, desired: &Desired) {
-        self.filter.set(0, &abi::filter { words: *desired.filter });
+        self.filter.set(
+            0,
+            &abi::filter {
+                words: *desired.filter,
+            },
+        );
     }
 
     /// Writes the pool of full-nat addresses to the half of the array that is not in use, unless it is
@@ -165,27 +192,48 @@ impl Tables {
     fn write_sources(&mut self, desired: &Desired) -> u32 {
         let half = NAT_SOURCE_LIMIT as u32;
         let holds = |tables: &Tables, start: u32| {
-            (start..).zip(&desired.nat_sources).all(|(index, &address)| {
-                tables.nat_sources.get(index).is_some_and(|live| live.address == words_of(address))
-            })
+            (start..)
+                .zip(&desired.nat_sources)
+                .all(|(index, &address)| {
+                    tables
+                        .nat_sources
+                        .get(index)
+                        .is_some_and(|live| live.address == words_of(address))
+                })
         };
         if holds(self, self.sources) {
             return self.sources;
         }
         self.sources = half - self.sources;
         for (index, &address) in (self.sources..).zip(&desired.nat_sources) {
-            self.nat_sources.set(index, &abi::nat_source { address: words_of(address) });
+            self.nat_sources.set(
+                index,
+                &abi::nat_source {
+                    address: words_of(address),
+                },
+            );
         }
         self.sources
     }
 
     fn write_backend(&mut self, id: u32, backend: &state::Backend, sources: u32) -> Written {
-        let hop = backend.hop.map_or(abi::hop { mac: [0; 6], port: abi::xdplb_limit::NO_PORT_INDEX.0 as u16 }, |hop| {
-            abi::hop { mac: hop.mac.0, port: hop.port }
-        });
+        let hop = backend.hop.map_or(
+            abi::hop {
+                mac: [0; 6],
+                port: abi::xdplb_limit::NO_PORT_INDEX.0 as u16,
+            },
+            |hop| abi::hop {
+                mac: hop.mac.0,
+                port: hop.port,
+            },
+        );
         let mut value = abi::backend {
             hop,
-            generation: if backend.usable { backend.generation } else { 0 },
+            generation: if backend.usable {
+                backend.generation
+            } else {
+                0
+            },
             port: backend.port.unwrap_or(0).to_be(),
             weight: backend.weight,
             address: words_of(backend.address),
@@ -208,7 +256,14 @@ impl Tables {
             name: name_to(&backend.name),
         };
         let live = self.backends.get(id).unwrap_or_default();
-        let place = |backend: &abi::backend| (backend.service, backend.address, backend.port, backend.forward);
+        let place = |backend: &abi::backend| {
+            (
+                backend.service,
+                backend.address,
+                backend.port,
+                backend.forward,
+            )
+        };
         let same = place(&live) == place(&value);
         if !same {
             // Unusable until all of it is there.
@@ -253,13 +308,17 @@ impl Tables {
         let (offset, size) = region_parts(region);
         size as usize == table.len()
             && (offset..).zip(table).all(|(slot, &backend)| {
-                self.maglev.get(slot / 2).is_some_and(|pair| pair.backend[slot as usize % 2] == backend)
+                self.maglev
+                    .get(slot / 2)
+                    .is_some_and(|pair| pair.backend[slot as usize % 2] == backend)
             })
     }
 
     /// Writes a table where no packet looks, and gives back its region.
     fn write_table(&mut self, service: &state::Service) -> Result<u64, Error> {
-        let Ok(size @ 1..) = u32::try_from(service.table.len()) else { return Ok(0) };
+        let Ok(size @ 1..) = u32::try_from(service.table.len()) else {
+            return Ok(0);
+        };
         let offset = loop {
             let now = Instant::now();
             if let Some(offset) = self.regions.allocate(size, now) {
@@ -267,7 +326,9 @@ impl Tables {
             }
             // Regions let go of a moment ago may still be read; they are free soon.
             let Some(release) = self.regions.earliest_release() else {
-                return Err(Error::Regions { service: service.name.clone() });
+                return Err(Error::Regions {
+                    service: service.name.clone(),
+                });
             };
             thread::sleep(release.saturating_duration_since(now));
         };
@@ -313,18 +374,36 @@ fn forward_mode(forward: Forward) -> abi::forward_mode {
 fn vip_key(vip: &Vip) -> abi::vip_key {
     let (protocol, port, bits) = match vip.ports {
         None => (0, 0, 128),
-        Some((protocol, ports)) => {
-            (protocol.number(), ports.value(), BITS_BEFORE_PORT + u32::from(ports.length()))
-        }
+        Some((protocol, ports)) => (
+            protocol.number(),
+            ports.value(),
+            BITS_BEFORE_PORT + u32::from(ports.length()),
+        ),
     };
-    abi::vip_key { prefixlen: bits, address: words_of(vip.address), protocol, pad: 0, port: port.to_be() }
+    abi::vip_key {
+        prefixlen: bits,
+        address: words_of(vip.address),
+        protocol,
+        pad: 0,
+        port: port.to_be(),
+    }
 }
 
 /// What a key of `vips` stands for: the address, and protocol and ports unless it is the VIP by itself.
 pub(super) fn vip_of(key: &[u8]) -> Option<(IpAddr, Option<(Protocol, PortPrefix)>)> {
     let key: abi::vip_key = from_bytes(key)?;
     let address = address_of(key.address);
-    let Some(length) = key.prefixlen.checked_sub(BITS_BEFORE_PORT) else { return Some((address, None)) };
-    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|known| known.number() == key.protocol)?;
-    Some((address, Some((protocol, PortPrefix::new(u16::from_be(key.port), u8::try_from(length).ok()?)))))
+    let Some(length) = key.prefixlen.checked_sub(BITS_BEFORE_PORT) else {
+        return Some((address, None));
+    };
+    let protocol = [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|known| known.number() == key.protocol)?;
+    Some((
+        address,
+        Some((
+            protocol,
+            PortPrefix::new(u16::from_be(key.port), u8::try_from(length).ok()?),
+        )),
+    ))
 }

@@ -5,7 +5,6 @@
 
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use libbpf_rs::MapCore;
@@ -53,12 +52,34 @@ impl<T: Plain + Copy + Default> Array<T> {
         let bytes = NonZeroUsize::new(size_of::<T>() * length as usize)
             .filter(|_| map.value_size() as usize == size_of::<T>())
             .ok_or_else(|| Error::Layout { map: name() })?;
-        let protection =
-            if writable { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
+        let protection = if writable {
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE
+        } else {
+            ProtFlags::PROT_READ
+        };
         // SAFETY: a new mapping at an address of the kernel's choice; nothing else is touched.
-        let base = unsafe { mmap(None, bytes, protection, MapFlags::MAP_SHARED, map.as_fd(), 0) }
-            .map_err(|error| Error::Map { map: name(), action: "map into memory", source: error.into() })?;
-        Ok(Array { base: base.cast(), bytes, length, writable, element: PhantomData })
+        let base = unsafe {
+            mmap(
+                None,
+                bytes,
+                protection,
+                MapFlags::MAP_SHARED,
+                map.as_fd(),
+                0,
+            )
+        }
+        .map_err(|error| Error::Map {
+            map: name(),
+            action: "map into memory",
+            source: error.into(),
+        })?;
+        Ok(Array {
+            base: base.cast(),
+            bytes,
+            length,
+            writable,
+            element: PhantomData,
+        })
     }
 
     /// How many elements there are.
@@ -85,7 +106,9 @@ impl<T: Plain + Copy + Default> Array<T> {
     /// Writes those words of the element that differ, in order; true if any did. An index beyond the
     /// end, or an array mapped for reading, is left alone.
     pub fn set(&mut self, index: u32, value: &T) -> bool {
-        let Some(words) = self.words(index).filter(|_| self.writable) else { return false };
+        let Some(words) = self.words(index).filter(|_| self.writable) else {
+            return false;
+        };
         let mut changed = false;
         for (at, bytes) in words.zip(bytes_of(value).chunks_exact(WORD)) {
             let word = u64::from_ne_bytes(std::array::from_fn(|i| bytes[i]));

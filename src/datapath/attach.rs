@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use libbpf_rs::query::ProgramInfo;
+use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::{MapCore, MapFlags};
 use log::warn;
 use nix::errno::Errno;
@@ -45,10 +45,21 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses, the interface has another XDP program, or the slot cannot be set; the
     /// interface is then as before.
-    pub fn attach(&mut self, port: u16, interface: &Interface, mode: XdpMode) -> Result<Mode, Error> {
+    pub fn attach(
+        &mut self,
+        port: u16,
+        interface: &Interface,
+        mode: XdpMode,
+    ) -> Result<Mode, Error> {
         let (link, mode) = self.link(interface, mode)?;
         self.set_interface(port, interface)?;
-        self.attached.insert(port, Attached { interface: interface.clone(), _link: link });
+        self.attached.insert(
+            port,
+            Attached {
+                interface: interface.clone(),
+                _link: link,
+            },
+        );
         Ok(mode)
     }
 
@@ -61,11 +72,12 @@ impl Datapath {
         let ifindex = interface.ifindex.to_ne_bytes();
         let maps = &self.skeleton.maps;
         let update = |map: &libbpf_rs::MapMut<'_>, key: &[u8], value: &[u8]| {
-            map.update(key, value, MapFlags::ANY).map_err(|error| Error::Map {
-                map: map.name().to_string_lossy().into_owned(),
-                action: "write",
-                source: io::Error::other(error),
-            })
+            map.update(key, value, MapFlags::ANY)
+                .map_err(|error| Error::Map {
+                    map: map.name().to_string_lossy().into_owned(),
+                    action: "write",
+                    source: io::Error::other(error),
+                })
         };
         update(&maps.tx_ports, &key, &ifindex)?;
         update(&maps.port_index, &ifindex, &key)?;
@@ -92,19 +104,31 @@ impl Datapath {
 
     /// Detaches from the interface in slot `port` and frees the slot.
     pub fn detach(&mut self, port: u16) {
-        let Some(attached) = self.attached.remove(&port) else { return };
-        self.tables.interfaces.set(u32::from(port), &abi::interface::default());
+        let Some(attached) = self.attached.remove(&port) else {
+            return;
+        };
+        self.tables
+            .interfaces
+            .set(u32::from(port), &abi::interface::default());
         let maps = &self.skeleton.maps;
-        for (map, key) in [(&maps.tx_ports, u32::from(port)), (&maps.port_index, attached.interface.ifindex)] {
+        for (map, key) in [
+            (&maps.tx_ports, u32::from(port)),
+            (&maps.port_index, attached.interface.ifindex),
+        ] {
             if let Err(error) = map.delete(&key.to_ne_bytes()) {
-                warn!("{}: slot {port} not freed: {error}", attached.interface.name);
+                warn!(
+                    "{}: slot {port} not freed: {error}",
+                    attached.interface.name
+                );
             }
         }
     }
 
     /// The interfaces that are attached, with their slots.
     pub fn attached(&self) -> impl Iterator<Item = (u16, &Interface)> {
-        self.attached.iter().map(|(&port, attached)| (port, &attached.interface))
+        self.attached
+            .iter()
+            .map(|(&port, attached)| (port, &attached.interface))
     }
 
     fn link(&self, interface: &Interface, mode: XdpMode) -> Result<(OwnedFd, Mode), Error> {
@@ -146,7 +170,8 @@ impl Datapath {
         let program = self.skeleton.progs.xdp_lb.as_fd().as_raw_fd();
         let target = i32::try_from(ifindex).map_err(io::Error::other)?;
         // SAFETY: the program's descriptor is open, and `options` is initialised and outlives the call.
-        let fd = unsafe { libbpf_sys::bpf_link_create(program, target, libbpf_sys::BPF_XDP, &options) };
+        let fd =
+            unsafe { libbpf_sys::bpf_link_create(program, target, libbpf_sys::BPF_XDP, &options) };
         if fd < 0 {
             return Err(io::Error::from_raw_os_error(-fd));
         }
@@ -161,7 +186,10 @@ fn errno(error: &io::Error) -> Errno {
 
 /// Whether the driver has no native XDP, or not for this interface as it is set up.
 fn lacks_native(error: &io::Error) -> bool {
-    matches!(errno(error), Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE)
+    matches!(
+        errno(error),
+        Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ERANGE
+    )
 }
 
 fn explain(interface: &Interface, error: &io::Error, mode: Mode) -> String {
@@ -185,14 +213,15 @@ fn explain(interface: &Interface, error: &io::Error, mode: Mode) -> String {
 /// Id and name of the XDP program that is there, if that can be learnt.
 fn other_program(ifindex: u32) -> String {
     let mut id = 0;
-    let Ok(target) = i32::try_from(ifindex) else { return String::new() };
+    let Ok(target) = i32::try_from(ifindex) else {
+        return String::new();
+    };
     // SAFETY: `id` is valid for the call, which writes it.
     if unsafe { libbpf_sys::bpf_xdp_query_id(target, 0, &mut id) } != 0 || id == 0 {
         return String::new();
     }
-    let name = libbpf_rs::Program::fd_from_id(id)
-        .and_then(|fd| ProgramInfo::from_fd(fd.as_fd()))
-        .ok()
+    let name = ProgInfoIter::default()
+        .find(|info| info.id == id)
         .map(|info| info.name.to_string_lossy().into_owned());
     match name {
         Some(name) if !name.is_empty() => format!(", {name} (id {id})"),

@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::Duration;
 
-use libbpf_rs::{Program, ProgramInput};
+use libbpf_rs::{ProgramInput, ProgramMut};
 use nix::time::{clock_gettime, ClockId};
 
 use super::abi::{bytes_of, clock_reading, from_bytes, settings};
@@ -35,13 +35,18 @@ impl Clock {
     ///
     /// # Errors
     /// When the `clock` program cannot be run.
-    pub fn calibrate(program: &Program<'_>) -> Result<Self, Error> {
+    pub fn calibrate(program: &ProgramMut<'_>) -> Result<Self, Error> {
         let start = read(program)?;
         thread::sleep(CALIBRATION);
         let end = read(program)?;
         let ticks = end.jiffies.saturating_sub(start.jiffies) as f64;
-        let seconds = Duration::from_nanos(end.monotonic.saturating_sub(start.monotonic)).as_secs_f64();
-        Ok(Clock { hz: usual_rate(ticks / seconds), jiffies: end.jiffies, monotonic: end.monotonic })
+        let seconds =
+            Duration::from_nanos(end.monotonic.saturating_sub(start.monotonic)).as_secs_f64();
+        Ok(Clock {
+            hz: usual_rate(ticks / seconds),
+            jiffies: end.jiffies,
+            monotonic: end.monotonic,
+        })
     }
 
     /// As the daemon left it in `settings`; `None` if it has not.
@@ -55,7 +60,8 @@ impl Clock {
 
     /// Now, in jiffies; the low 32 bits, as entries hold them.
     pub fn now(&self) -> u32 {
-        let elapsed = Duration::from(monotonic()).saturating_sub(Duration::from_nanos(self.monotonic));
+        let elapsed =
+            Duration::from(monotonic()).saturating_sub(Duration::from_nanos(self.monotonic));
         let ticks = elapsed.as_nanos() * u128::from(self.hz) / 1_000_000_000;
         self.jiffies.wrapping_add(ticks as u64) as u32
     }
@@ -74,21 +80,34 @@ impl Clock {
 
 fn monotonic() -> Duration {
     // CLOCK_MONOTONIC exists on every Linux; zero would only make entries look young.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(Duration::from)
+        .unwrap_or_default()
 }
 
-fn read(program: &Program<'_>) -> Result<clock_reading, Error> {
+fn read(program: &ProgramMut<'_>) -> Result<clock_reading, Error> {
     let mut context = bytes_of(&clock_reading::default()).to_vec();
-    let input = ProgramInput { context_in: Some(&mut context), ..Default::default() };
-    program.test_run(input).map_err(|source| Error::Clock { source })?;
-    from_bytes(&context).ok_or_else(|| Error::Layout { map: "clock".into() })
+    let input = ProgramInput {
+        context_in: Some(&mut context),
+        ..Default::default()
+    };
+    program
+        .test_run(input)
+        .map_err(|source| Error::Clock { source })?;
+    from_bytes(&context).ok_or_else(|| Error::Layout {
+        map: "clock".into(),
+    })
 }
 
 /// The usual rate that is nearest, unless the measurement is far from all of them.
 fn usual_rate(measured: f64) -> u32 {
     let nearest = USUAL
         .into_iter()
-        .min_by(|a, b| (f64::from(*a) - measured).abs().total_cmp(&(f64::from(*b) - measured).abs()))
+        .min_by(|a, b| {
+            (f64::from(*a) - measured)
+                .abs()
+                .total_cmp(&(f64::from(*b) - measured).abs())
+        })
         .unwrap_or(USUAL[0]);
     if (f64::from(nearest) - measured).abs() <= f64::from(nearest) * 0.15 {
         nearest
@@ -103,16 +122,26 @@ mod tests {
 
     #[test]
     fn nearest_usual_rate() {
-        for (measured, rate) in
-            [(99.2, 100), (241.7, 250), (258.0, 250), (291.7, 300), (1008.3, 1000), (2000.0, 2000), (0.0, 1)]
-        {
+        for (measured, rate) in [
+            (99.2, 100),
+            (241.7, 250),
+            (258.0, 250),
+            (291.7, 300),
+            (1008.3, 1000),
+            (2000.0, 2000),
+            (0.0, 1),
+        ] {
             assert_eq!(usual_rate(measured), rate, "{measured}");
         }
     }
 
     #[test]
     fn durations() {
-        let clock = Clock { hz: 250, jiffies: 0, monotonic: 0 };
+        let clock = Clock {
+            hz: 250,
+            jiffies: 0,
+            monotonic: 0,
+        };
         assert_eq!(clock.jiffies_of(Duration::from_secs(30)), 7500);
         assert_eq!(clock.jiffies_of(Duration::from_nanos(1)), 1);
         assert_eq!(clock.jiffies_of(Duration::from_secs(u64::MAX)), LONGEST);

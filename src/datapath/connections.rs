@@ -89,7 +89,11 @@ pub(super) struct V6;
 fn entry(flow: Flow, conn: abi::conn, source: (IpAddr, u16), destination: (IpAddr, u16)) -> Entry {
     Entry {
         flow,
-        becomes: Flow { source, destination, protocol: flow.protocol },
+        becomes: Flow {
+            source,
+            destination,
+            protocol: flow.protocol,
+        },
         backend: conn.backend,
         generation: conn.generation,
         state: conn.state,
@@ -103,7 +107,12 @@ impl Family for V4 {
     type Value = abi::conn4;
     fn entry(key: abi::flow4, c: abi::conn4) -> Entry {
         let (source, destination) = (ipv4_of(c.saddr), ipv4_of(c.daddr));
-        entry(key.into(), c.conn, (source, u16::from_be(c.sport)), (destination, u16::from_be(c.dport)))
+        entry(
+            key.into(),
+            c.conn,
+            (source, u16::from_be(c.sport)),
+            (destination, u16::from_be(c.dport)),
+        )
     }
 }
 
@@ -112,7 +121,12 @@ impl Family for V6 {
     type Value = abi::conn6;
     fn entry(key: abi::flow6, c: abi::conn6) -> Entry {
         let (source, destination) = (address_of(c.saddr), address_of(c.daddr));
-        entry(key.into(), c.conn, (source, u16::from_be(c.sport)), (destination, u16::from_be(c.dport)))
+        entry(
+            key.into(),
+            c.conn,
+            (source, u16::from_be(c.sport)),
+            (destination, u16::from_be(c.dport)),
+        )
     }
 }
 
@@ -126,14 +140,19 @@ pub(super) fn for_each<F: Family>(
     mut visit: impl FnMut(&[u8], Entry),
 ) -> Result<(), Error> {
     for_each_pair(map, |key, value| {
-        if let (Some(parsed), Some(value)) = (from_bytes::<F::Key>(key), from_bytes::<F::Value>(value)) {
+        if let (Some(parsed), Some(value)) =
+            (from_bytes::<F::Key>(key), from_bytes::<F::Value>(value))
+        {
             visit(key, F::entry(parsed, value));
         }
     })
 }
 
 /// Calls `visit` with every key and value of a hash map, as bytes.
-pub(super) fn for_each_pair(map: &MapHandle, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
+pub(super) fn for_each_pair(
+    map: &MapHandle,
+    mut visit: impl FnMut(&[u8], &[u8]),
+) -> Result<(), Error> {
     let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
     let mut batch = BATCH;
     let mut keys = vec![0_u8; key_size * batch as usize];
@@ -147,7 +166,11 @@ pub(super) fn for_each_pair(map: &MapHandle, mut visit: impl FnMut(&[u8], &[u8])
     };
     loop {
         let mut count = batch;
-        let from = if started { place.as_mut_ptr().cast::<c_void>() } else { std::ptr::null_mut() };
+        let from = if started {
+            place.as_mut_ptr().cast::<c_void>()
+        } else {
+            std::ptr::null_mut()
+        };
         // SAFETY: the buffers hold `batch` keys and values, which `count` says, and a place; all outlive
         // the call. The kernel takes the old place before it writes the new one.
         let error = unsafe {
@@ -181,7 +204,11 @@ pub(super) fn for_each_pair(map: &MapHandle, mut visit: impl FnMut(&[u8], &[u8])
         };
         started = true;
         let found = count.min(batch) as usize;
-        for (key, value) in keys.chunks_exact(key_size).zip(values.chunks_exact(value_size)).take(found) {
+        for (key, value) in keys
+            .chunks_exact(key_size)
+            .zip(values.chunks_exact(value_size))
+            .take(found)
+        {
             visit(key, value);
         }
         if end {

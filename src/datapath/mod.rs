@@ -21,18 +21,25 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, MapHandle, PrintLevel, Program};
+use libbpf_rs::{MapCore, MapHandle, PrintLevel, ProgramMut};
 use log::debug;
 
 use crate::config::Limits;
 use crate::state::regions::{self, Regions};
+pub use apply::Settings;
 use array::Array;
-pub use attach::Mode;
+pub use attach::{Interface, Mode};
 use clock::Clock;
 use pins::PinDir;
 pub use view::View;
 
-#[allow(missing_docs, non_camel_case_types, dead_code, clippy::all, clippy::undocumented_unsafe_blocks)]
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    dead_code,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
+)]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/xdp_lb.skel.rs"));
 }
@@ -164,7 +171,10 @@ impl Datapath {
         if let Ok(mut log) = LIBBPF_LOG.lock() {
             log.clear();
         }
-        let refused = |source| Error::Load { remedy: load_remedy(&source), source };
+        let refused = |source| Error::Load {
+            remedy: load_remedy(&source),
+            source,
+        };
 
         // The skeleton borrows from its object for as long as it lives, which is as long as we do: a few
         // bytes for each load.
@@ -191,7 +201,13 @@ impl Datapath {
             regions: Regions::new(regions::capacity_for(limits)),
         };
         let clock = Clock::calibrate(&skeleton.progs.clock)?;
-        Ok(Datapath { attached: BTreeMap::new(), pins: None, tables, clock, skeleton })
+        Ok(Datapath {
+            attached: BTreeMap::new(),
+            pins: None,
+            tables,
+            clock,
+            skeleton,
+        })
     }
 
     /// Pins every map under `pins`, which then belongs to this datapath.
@@ -202,13 +218,20 @@ impl Datapath {
         let path = pins.path().to_path_buf();
         self.pins = Some(pins);
         for mut map in self.skeleton.object_mut().maps_mut() {
-            let Some(name) = map.name().to_str().filter(|name| pins::is_ours(name)).map(str::to_owned) else {
+            let Some(name) = map
+                .name()
+                .to_str()
+                .filter(|name| pins::is_ours(name))
+                .map(str::to_owned)
+            else {
                 continue;
             };
             let path = path.join(&name);
             map.pin(&path).map_err(|error| Error::Pins {
                 path,
-                reason: format!("cannot pin the map here: {error}; is another program using the directory?"),
+                reason: format!(
+                    "cannot pin the map here: {error}; is another program using the directory?"
+                ),
             })?;
         }
         Ok(())
@@ -220,8 +243,16 @@ impl Datapath {
     }
 
     /// The packet program, for running it over packets.
-    pub fn program(&self) -> &Program<'static> {
+    pub fn program(&self) -> &ProgramMut<'static> {
         &self.skeleton.progs.xdp_lb
+    }
+
+    /// How many packets full-nat found no source port for, since the load.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn ports_exhausted(&self) -> Result<u64, Error> {
+        view::read_counter(&self.skeleton.maps.counters, abi::reason::REASON_NO_PORT.0)
     }
 
     /// A second handle to a map, by name; `None` if there is no such map.
@@ -247,7 +278,11 @@ impl Datapath {
 /// What libbpf and the kernel said, cut to what matters, and what usually helps.
 fn load_remedy(error: &libbpf_rs::Error) -> String {
     let log = LIBBPF_LOG.lock().map(|log| log.clone()).unwrap_or_default();
-    let said: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let said: Vec<&str> = log
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     let tail = said[said.len().saturating_sub(6)..].join("\n  ");
     let hint = match error.kind() {
         libbpf_rs::ErrorKind::PermissionDenied => {

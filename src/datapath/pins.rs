@@ -59,14 +59,17 @@ impl PinDir {
         mount_bpffs(path)?;
         let failed = |action: &str, error: &dyn std::fmt::Display| Error::Pins {
             path: path.into(),
-            reason: format!("cannot {action}: {error}; xdplb needs write access to datapath.pin_dir"),
+            reason: format!(
+                "cannot {action}: {error}; xdplb needs write access to datapath.pin_dir"
+            ),
         };
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .map_err(|error| failed("make the directory", &error))?;
-        let directory = fs::File::open(path).map_err(|error| failed("open the directory", &error))?;
+        let directory =
+            fs::File::open(path).map_err(|error| failed("open the directory", &error))?;
         let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
             nix::errno::Errno::EWOULDBLOCK => Error::Pins {
                 path: path.into(),
@@ -75,9 +78,15 @@ impl PinDir {
             },
             other => failed("lock the directory", &other),
         })?;
-        let pins = PinDir { path: path.into(), _lock: lock };
+        let pins = PinDir {
+            path: path.into(),
+            _lock: lock,
+        };
         if pins.remove_pins() > 0 {
-            info!("{}: removed the maps of an instance that did not stop by itself", path.display());
+            info!(
+                "{}: removed the maps of an instance that did not stop by itself",
+                path.display()
+            );
         }
         Ok(pins)
     }
@@ -89,7 +98,10 @@ impl PinDir {
 
     /// How many there were.
     fn remove_pins(&self) -> usize {
-        NAMES.iter().filter(|name| fs::remove_file(self.path.join(name)).is_ok()).count()
+        NAMES
+            .iter()
+            .filter(|name| fs::remove_file(self.path.join(name)).is_ok())
+            .count()
     }
 }
 
@@ -99,7 +111,10 @@ impl Drop for PinDir {
         if let Err(error) = fs::remove_dir(&self.path) {
             // Somebody else's pins are in it, or it is itself a mount point.
             if fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_some()) {
-                warn!("{}: left in place, it holds files that are not xdplb's: {error}", self.path.display());
+                warn!(
+                    "{}: left in place, it holds files that are not xdplb's: {error}",
+                    self.path.display()
+                );
             }
         }
     }
@@ -109,7 +124,10 @@ impl Drop for PinDir {
 fn mount_bpffs(path: &Path) -> Result<(), Error> {
     const USUAL: &str = "/sys/fs/bpf";
 
-    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let existing = path
+        .ancestors()
+        .find(|ancestor| ancestor.exists())
+        .unwrap_or(Path::new("/"));
     let is_bpffs = |path: &Path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
     if is_bpffs(existing) {
         return Ok(());

@@ -42,7 +42,10 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses to duplicate one.
     pub fn sweeper(&self) -> Result<Sweeper, Error> {
-        let map = |name: &str| self.map(name)?.ok_or_else(|| Error::Layout { map: name.into() });
+        let map = |name: &str| {
+            self.map(name)?
+                .ok_or_else(|| Error::Layout { map: name.into() })
+        };
         Ok(Sweeper {
             settings: map("settings")?,
             tables: [
@@ -60,8 +63,14 @@ impl Sweeper {
     /// When a table cannot be read; what was swept before that stays swept.
     pub fn sweep(&self, still_bound: &StillBound<'_>) -> Result<Swept, Error> {
         let settings = self.settings()?;
-        let Some(clock) = Clock::from_settings(&settings) else { return Ok(Swept::default()) };
-        let pass = Pass { settings, clock, still_bound };
+        let Some(clock) = Clock::from_settings(&settings) else {
+            return Ok(Swept::default());
+        };
+        let pass = Pass {
+            settings,
+            clock,
+            still_bound,
+        };
         let mut swept = Swept::default();
         let [v4, v6] = &self.tables;
         pass.family::<V4>(v4, &mut swept)?;
@@ -71,9 +80,16 @@ impl Sweeper {
     }
 
     fn settings(&self) -> Result<settings, Error> {
-        let layout = || Error::Layout { map: "settings".into() };
-        let bytes = self.settings.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY).map_err(|_| layout())?;
-        bytes.and_then(|bytes| from_bytes(&bytes)).ok_or_else(layout)
+        let layout = || Error::Layout {
+            map: "settings".into(),
+        };
+        let bytes = self
+            .settings
+            .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|_| layout())?;
+        bytes
+            .and_then(|bytes| from_bytes(&bytes))
+            .ok_or_else(layout)
     }
 }
 
@@ -109,7 +125,10 @@ impl Pass<'_> {
             })?;
         }
         // Only the idle ones' other directions are of interest.
-        let wanted: HashSet<Flow> = idle.iter().map(|(_, _, entry)| entry.becomes.reversed()).collect();
+        let wanted: HashSet<Flow> = idle
+            .iter()
+            .map(|(_, _, entry)| entry.becomes.reversed())
+            .collect();
         if !wanted.is_empty() {
             for map in [established, opening] {
                 connections::for_each::<F>(map, |_, entry| {
@@ -145,7 +164,9 @@ impl Pass<'_> {
 
     /// Deletes an entry that was too old when it was read; puts it back if a packet has renewed it since.
     fn remove_if_old<F: Family>(&self, map: &MapHandle, key: &[u8]) -> bool {
-        let Ok(Some(value)) = map.lookup_and_delete(key) else { return false };
+        let Ok(Some(value)) = map.lookup_and_delete(key) else {
+            return false;
+        };
         let entry = match (from_bytes::<F::Key>(key), from_bytes::<F::Value>(&value)) {
             (Some(key), Some(value)) => F::entry(key, value),
             _ => return false,
@@ -189,5 +210,6 @@ fn since_of(value: &[u8]) -> Option<u32> {
     fn at<T: Plain + Copy + Default>(value: &[u8], since: fn(T) -> u32) -> Option<u32> {
         from_bytes::<T>(value).map(since)
     }
-    at::<abi::claim4>(value, |claim| claim.since).or_else(|| at::<abi::claim6>(value, |claim| claim.since))
+    at::<abi::claim4>(value, |claim| claim.since)
+        .or_else(|| at::<abi::claim6>(value, |claim| claim.since))
 }

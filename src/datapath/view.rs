@@ -11,7 +11,8 @@ use std::time::Duration;
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use super::abi::{
-    self, address_of, backend_health, backend_state, conn_state, forward_mode, from_bytes, hash_by, name_from,
+    self, address_of, backend_health, backend_state, conn_state, forward_mode, from_bytes, hash_by,
+    name_from,
 };
 use super::apply::vip_of;
 use super::array::Array;
@@ -93,7 +94,9 @@ impl View {
     /// # Errors
     /// When there is none.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let view = View { directory: directory.into() };
+        let view = View {
+            directory: directory.into(),
+        };
         view.map("settings")?;
         Ok(view)
     }
@@ -106,7 +109,9 @@ impl View {
         let mut services: BTreeMap<u32, Service> = BTreeMap::new();
         let array: Array<abi::service> = Array::map_read_only(&self.map("services")?)?;
         for id in 0..array.len() {
-            let Some(service) = array.get(id).filter(|service| service.family != 0) else { continue };
+            let Some(service) = array.get(id).filter(|service| service.family != 0) else {
+                continue;
+            };
             services.insert(
                 id,
                 Service {
@@ -124,21 +129,32 @@ impl View {
     }
 
     fn read_vips(&self, services: &mut BTreeMap<u32, Service>) -> Result<(), Error> {
-        let mut prefixes: BTreeMap<(u32, IpAddr, Protocol), Vec<ports::PortPrefix>> = BTreeMap::new();
+        let mut prefixes: BTreeMap<(u32, IpAddr, Protocol), Vec<ports::PortPrefix>> =
+            BTreeMap::new();
         let map = self.map("vips")?;
         for key in map.keys() {
-            let Some(value) = map.lookup(&key, MapFlags::ANY).map_err(|error| read_error("vips", error))? else {
+            let Some(value) = map
+                .lookup(&key, MapFlags::ANY)
+                .map_err(|error| read_error("vips", error))?
+            else {
                 continue;
             };
             if let (Some((vip, Some((protocol, ports)))), Some(abi::vip { service })) =
                 (vip_of(&key), from_bytes(&value))
             {
-                prefixes.entry((service, vip, protocol)).or_default().push(ports);
+                prefixes
+                    .entry((service, vip, protocol))
+                    .or_default()
+                    .push(ports);
             }
         }
         for ((id, vip, protocol), prefixes) in prefixes {
             if let Some(service) = services.get_mut(&id) {
-                service.vips.entry(vip).or_default().insert(protocol, ports::merge(prefixes));
+                service
+                    .vips
+                    .entry(vip)
+                    .or_default()
+                    .insert(protocol, ports::merge(prefixes));
             }
         }
         Ok(())
@@ -148,8 +164,12 @@ impl View {
         let traffic = self.map("traffic")?;
         let array: Array<abi::backend> = Array::map_read_only(&self.map("backends")?)?;
         for id in 0..array.len() {
-            let Some(backend) = array.get(id).filter(|backend| backend.forward != 0) else { continue };
-            let Some(service) = services.get_mut(&backend.service) else { continue };
+            let Some(backend) = array.get(id).filter(|backend| backend.forward != 0) else {
+                continue;
+            };
+            let Some(service) = services.get_mut(&backend.service) else {
+                continue;
+            };
             service.backends.insert(
                 id,
                 Backend {
@@ -174,11 +194,18 @@ impl View {
     pub fn connections(&self) -> Result<Vec<Connection>, Error> {
         let settings: Array<abi::settings> = Array::map_read_only(&self.map("settings")?)?;
         let settings = settings.get(0).unwrap_or_default();
-        let Some(clock) = Clock::from_settings(&settings) else { return Ok(Vec::new()) };
+        let Some(clock) = Clock::from_settings(&settings) else {
+            return Ok(Vec::new());
+        };
         let mut clients: BTreeMap<abi::Flow, Entry> = BTreeMap::new();
         let mut replies: Vec<Entry> = Vec::new();
         // conntrack after opening: while an entry moves it is in both, and conntrack's is the newer.
-        for (name, v4) in [("opening", true), ("conntrack", true), ("opening6", false), ("conntrack6", false)] {
+        for (name, v4) in [
+            ("opening", true),
+            ("conntrack", true),
+            ("opening6", false),
+            ("conntrack6", false),
+        ] {
             let mut visit = |_: &[u8], entry: Entry| {
                 if entry.is_reply() {
                     replies.push(entry);
@@ -207,9 +234,17 @@ impl View {
             .into_values()
             .filter_map(|entry| {
                 let timeout = settings.timeout[usize::from(entry.state) % settings.timeout.len()];
-                let idle = now.wrapping_sub(entry.last_seen).cast_signed().max(0).cast_unsigned();
+                let idle = now
+                    .wrapping_sub(entry.last_seen)
+                    .cast_signed()
+                    .max(0)
+                    .cast_unsigned();
                 let left = timeout.checked_sub(idle)?;
-                Some(Connection { entry, state: state_name(&entry), expires: clock.duration_of(left) })
+                Some(Connection {
+                    entry,
+                    state: state_name(&entry),
+                    expires: clock.duration_of(left),
+                })
             })
             .collect())
     }
@@ -231,13 +266,18 @@ impl View {
         let path = self.directory.join(name);
         if let Err(error) = path.symlink_metadata() {
             let reason = match error.kind() {
-                io::ErrorKind::NotFound => "no xdplb runs with this pin directory; start one, or name its \
+                io::ErrorKind::NotFound => {
+                    "no xdplb runs with this pin directory; start one, or name its \
                                             datapath.pin_dir with --pin-dir"
-                    .into(),
+                        .into()
+                }
                 io::ErrorKind::PermissionDenied => "permission denied: run it as root".into(),
                 _ => error.to_string(),
             };
-            return Err(Error::Pins { path: self.directory.clone(), reason });
+            return Err(Error::Pins {
+                path: self.directory.clone(),
+                reason,
+            });
         }
         MapHandle::from_pinned_path(&path).map_err(|error| Error::Pins {
             path,
@@ -247,7 +287,11 @@ impl View {
 }
 
 fn read_error(map: &str, error: libbpf_rs::Error) -> Error {
-    Error::Map { map: map.into(), action: "read", source: io::Error::other(error) }
+    Error::Map {
+        map: map.into(),
+        action: "read",
+        source: io::Error::other(error),
+    }
 }
 
 fn read_traffic(map: &MapHandle, id: u32) -> Result<Traffic, Error> {
@@ -255,7 +299,11 @@ fn read_traffic(map: &MapHandle, id: u32) -> Result<Traffic, Error> {
     let values = map
         .lookup_percpu(&id.to_ne_bytes(), MapFlags::ANY)
         .map_err(|error| read_error("traffic", error))?;
-    for cpu in values.iter().flatten().filter_map(|bytes| from_bytes::<abi::traffic>(bytes)) {
+    for cpu in values
+        .iter()
+        .flatten()
+        .filter_map(|bytes| from_bytes::<abi::traffic>(bytes))
+    {
         sum.packets_in += cpu.packets_in;
         sum.bytes_in += cpu.bytes_in;
         sum.packets_out += cpu.packets_out;
@@ -266,11 +314,16 @@ fn read_traffic(map: &MapHandle, id: u32) -> Result<Traffic, Error> {
 }
 
 /// The sum over all CPUs of one counter.
-pub(super) fn read_counter(map: &MapHandle, index: u32) -> Result<u64, Error> {
+pub(super) fn read_counter(map: &impl MapCore, index: u32) -> Result<u64, Error> {
     let values = map
         .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
         .map_err(|error| read_error("counters", error))?;
-    Ok(values.iter().flatten().filter_map(|bytes| from_bytes::<abi::counter>(bytes)).map(|cpu| cpu.packets).sum())
+    Ok(values
+        .iter()
+        .flatten()
+        .filter_map(|bytes| from_bytes::<abi::counter>(bytes))
+        .map(|cpu| cpu.packets)
+        .sum())
 }
 
 fn forward_of(value: u32) -> Forward {

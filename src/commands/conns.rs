@@ -1,0 +1,154 @@
+//! `xdplb conns`: the connection table, as clients and operators see it.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::IpAddr;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::{text, Error};
+use crate::cli::{ConnectionFilter, Look, ProtocolName};
+use crate::config::Protocol;
+use crate::datapath::view::{Connection, Service};
+use crate::datapath::View;
+
+#[derive(Serialize)]
+struct Row {
+    protocol: String,
+    state: &'static str,
+    /// Seconds.
+    expires: f64,
+    client: String,
+    vip: String,
+    service: String,
+    backend: String,
+    backend_address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip)]
+    client_ip: IpAddr,
+    #[serde(skip)]
+    vip_ip: IpAddr,
+    #[serde(skip)]
+    backend_ip: IpAddr,
+}
+
+/// Prints the connections that `filter` lets through, or only their number.
+///
+/// # Errors
+/// When no datapath is pinned there, or nothing can be printed.
+pub fn run(
+    look: &Look,
+    filter: &ConnectionFilter,
+    count: bool,
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let view = View::open(&look.pin_dir)?;
+    let names = names(&view.services()?);
+    let rows: Vec<Row> = view
+        .connections()?
+        .iter()
+        .map(|connection| row(connection, &names))
+        .filter(|row| matches(row, filter))
+        .collect();
+    match (count, look.json) {
+        (true, true) => text::json(out, &serde_json::json!({ "count": rows.len() })),
+        (true, false) => Ok(writeln!(out, "{}", rows.len())?),
+        (false, true) => text::json(out, &rows),
+        (false, false) => print(out, &rows),
+    }
+}
+
+/// Names of service and backend, by the backend's id.
+fn names(services: &BTreeMap<u32, Service>) -> BTreeMap<u32, (String, String)> {
+    services
+        .values()
+        .flat_map(|service| {
+            service
+                .backends
+                .iter()
+                .map(|(&id, backend)| (id, (service.name.clone(), backend.name.clone())))
+        })
+        .collect()
+}
+
+fn row(connection: &Connection, names: &BTreeMap<u32, (String, String)>) -> Row {
+    let entry = &connection.entry;
+    let client = entry.client_flow();
+    let backend = entry.reply_flow().source;
+    let source = entry.reply_flow().destination;
+    let protocol = [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|known| known.number() == client.protocol);
+    let (service, name) = names.get(&entry.backend).cloned().unwrap_or_default();
+    Row {
+        protocol: protocol.map_or_else(
+            || client.protocol.to_string(),
+            |protocol| protocol.to_string(),
+        ),
+        state: connection.state,
+        expires: connection.expires.as_secs_f64(),
+        client: text::endpoint(client.source.0, client.source.1),
+        vip: text::endpoint(client.destination.0, client.destination.1),
+        service,
+        backend: name,
+        backend_address: text::endpoint(backend.0, backend.1),
+        // Only where it is not the client's own.
+        source: (source != client.source).then(|| text::endpoint(source.0, source.1)),
+        client_ip: client.source.0,
+        vip_ip: client.destination.0,
+        backend_ip: backend.0,
+    }
+}
+
+fn matches(row: &Row, filter: &ConnectionFilter) -> bool {
+    let ConnectionFilter {
+        protocol,
+        state,
+        client,
+        vip,
+        service,
+        backend,
+    } = filter;
+    let protocol = protocol.map(|protocol| match protocol {
+        ProtocolName::Tcp => "tcp",
+        ProtocolName::Udp => "udp",
+    });
+    let state = state.and_then(|state| Some(state.to_possible_value()?.get_name().to_owned()));
+    protocol.is_none_or(|protocol| row.protocol == protocol)
+        && state.is_none_or(|state| row.state == state)
+        && client.is_none_or(|client| row.client_ip == client)
+        && vip.is_none_or(|vip| row.vip_ip == vip)
+        && service
+            .as_ref()
+            .is_none_or(|service| row.service == *service)
+        && backend.as_ref().is_none_or(|backend| {
+            row.backend == *backend
+                || backend
+                    .parse::<IpAddr>()
+                    .is_ok_and(|address| row.backend_ip == address)
+        })
+}
+
+fn print(out: &mut impl Write, rows: &[Row]) -> Result<(), Error> {
+    let header = [
+        "Prot", "State", "Expires", "Client", "VIP", "Service", "Backend", "Address", "Source",
+    ];
+    let mut table = vec![header.map(str::to_owned).to_vec()];
+    for row in rows {
+        table.push(vec![
+            row.protocol.to_uppercase(),
+            row.state.into(),
+            format!("{:.0}s", row.expires),
+            row.client.clone(),
+            row.vip.clone(),
+            row.service.clone(),
+            row.backend.clone(),
+            row.backend_address.clone(),
+            row.source.clone().unwrap_or_default(),
+        ]);
+    }
+    text::columns(out, &table, &[2])?;
+    Ok(())
+}

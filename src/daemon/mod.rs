@@ -1,0 +1,458 @@
+//! The control loop: starts the datapath, keeps it equal to the file and to what the network looks like,
+//! and stops it.
+//!
+//! Owns the order of things. What the maps are to hold is worked out in [`crate::state`], facts of the
+//! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
+
+mod ports;
+mod signals;
+mod sweeping;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info, warn};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
+use crate::capabilities;
+use crate::config::{self, Config};
+use crate::datapath::pins::PinDir;
+use crate::datapath::{self, Datapath, Settings};
+use crate::logging;
+use crate::neighbours::{self, Neighbours, Resolution, Target};
+use crate::state::{self, Desired, Source, World};
+use ports::Ports;
+use signals::Signals;
+use sweeping::Sweeping;
+
+/// How often neighbours are looked after.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a start waits for neighbours that have not answered yet.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+/// How often a condition that persists is logged.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// Why the daemon could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// The kernel's side.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    /// Netlink.
+    #[error(transparent)]
+    Neighbours(#[from] neighbours::Error),
+    /// The plan does not fit.
+    #[error(transparent)]
+    Plan(#[from] state::PlanError),
+    /// Privileges.
+    #[error(transparent)]
+    Capabilities(#[from] capabilities::Missing),
+    /// Signals.
+    #[error(transparent)]
+    Signals(#[from] signals::Error),
+    /// An interface of the file cannot be used.
+    #[error("datapath.interfaces: {0}")]
+    Interface(String),
+    /// A reload asks for what only a restart can change.
+    #[error("{0} can only change with a restart: stop xdplb and start it again")]
+    NeedsRestart(&'static str),
+    /// The system refused something basic.
+    #[error("{action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When it cannot start. Once it runs, what goes wrong is logged and mended where it can be.
+pub fn run(file: &Path) -> Result<(), Error> {
+    let loaded = config::load(file)?;
+    if logging::init(loaded.config.log).is_err() {
+        debug!("another logger is installed");
+    }
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    capabilities::check()?;
+    let mut daemon = Daemon::start(file, loaded.config)?;
+    daemon.serve()
+}
+
+/// A running instance.
+struct Daemon {
+    file: PathBuf,
+    config: Config,
+    // Stopped before the datapath goes.
+    sweeping: Sweeping,
+    datapath: Datapath,
+    ports: Ports,
+    neighbours: Neighbours,
+    signals: Signals,
+    desired: Desired,
+    /// Backends that cannot be reached, with the reason that was logged.
+    unresolved: BTreeMap<Target, String>,
+    exhausted: Watch,
+}
+
+/// A counter whose growth is worth a warning.
+struct Watch {
+    seen: u64,
+    warned: Option<Instant>,
+}
+
+impl Daemon {
+    /// Everything that can fail does so here, before any packet is touched, but for attaching itself.
+    fn start(file: &Path, config: Config) -> Result<Self, Error> {
+        let mut neighbours = Neighbours::open()?;
+        let ports = Ports::find(&config.datapath.interfaces, &neighbours)?;
+        let pins = PinDir::open(&config.datapath.pin_dir)?;
+        let mut datapath = Datapath::load(&config.limits)?;
+        datapath.pin(pins)?;
+
+        neighbours.track(targets(&config));
+        wait_for_answers(&mut neighbours, &config)?;
+        let mut unresolved = BTreeMap::new();
+        note_unresolved(&config, &neighbours, &ports, &mut unresolved);
+        let desired = plan(&Desired::default(), &config, &neighbours, &ports)?;
+        datapath.apply(&desired, &settings(&config))?;
+
+        let modes = ports.attach_all(&mut datapath, config.datapath.xdp_mode)?;
+        capabilities::drop_unneeded();
+        let signals = Signals::install()?;
+        let sweeping =
+            Sweeping::start(datapath.sweeper()?, &config.timeouts).map_err(|source| {
+                Error::System {
+                    action: "start the sweep's thread",
+                    source,
+                }
+            })?;
+        info!(
+            "balancing {} services over {modes}; maps in {}",
+            config.services.len(),
+            config.datapath.pin_dir.display()
+        );
+        Ok(Daemon {
+            file: file.into(),
+            config,
+            sweeping,
+            datapath,
+            ports,
+            neighbours,
+            signals,
+            desired,
+            unresolved,
+            exhausted: Watch {
+                seen: 0,
+                warned: None,
+            },
+        })
+    }
+
+    fn serve(&mut self) -> Result<(), Error> {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            self.wait(next_tick)?;
+            self.signals.clear();
+            if self.signals.stop() {
+                info!("stopping");
+                return Ok(());
+            }
+            if self.signals.take_reload() {
+                self.reload();
+            }
+            let mut changed = heard(self.neighbours.handle_events());
+            let now = Instant::now();
+            if now >= next_tick {
+                changed |= heard(self.neighbours.tick(now));
+                next_tick = now + TICK;
+                self.warn_if_exhausted(now);
+            }
+            if changed {
+                self.follow();
+            }
+        }
+    }
+
+    fn wait(&self, until: Instant) -> Result<(), Error> {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let mut descriptors = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.neighbours.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut descriptors, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(Error::System {
+                action: "wait for events",
+                source: errno.into(),
+            }),
+        }
+    }
+
+    /// The network has changed: interfaces, routes, neighbours.
+    fn follow(&mut self) {
+        self.ports.follow(
+            &self.neighbours,
+            &mut self.datapath,
+            self.config.datapath.xdp_mode,
+        );
+        note_unresolved(
+            &self.config,
+            &self.neighbours,
+            &self.ports,
+            &mut self.unresolved,
+        );
+        let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports);
+        match next.and_then(|next| self.put_in_force(next)) {
+            Ok(()) => {}
+            Err(error) => {
+                error!("the network has changed, and the datapath could not follow: {error}")
+            }
+        }
+    }
+
+    /// Writes a plan, and the one after it if ids had to be freed first.
+    fn put_in_force(&mut self, next: Desired) -> Result<(), Error> {
+        let settings = settings(&self.config);
+        self.datapath.apply(&next, &settings)?;
+        let changed = state::bindings_changed(&self.desired, &next);
+        let deferred = next.deferred > 0;
+        self.desired = next;
+        if changed {
+            self.sweeping.purge(&self.desired);
+        }
+        if deferred {
+            let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports)?;
+            self.datapath.apply(&next, &settings)?;
+            self.desired = next;
+        }
+        Ok(())
+    }
+
+    /// A file that cannot be used changes nothing.
+    fn reload(&mut self) {
+        match self.try_reload() {
+            Ok(()) => info!(
+                "reloaded {}: {} services",
+                self.file.display(),
+                self.config.services.len()
+            ),
+            Err(error) => {
+                for line in error.to_string().lines() {
+                    error!("{line}");
+                }
+                error!(
+                    "refused {}: the configuration before it stays in force",
+                    self.file.display()
+                );
+            }
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<(), Error> {
+        let config::Loaded { config, warnings } = config::load(&self.file)?;
+        if config.datapath.pin_dir != self.config.datapath.pin_dir {
+            return Err(Error::NeedsRestart("datapath.pin_dir"));
+        }
+        if config.datapath.xdp_mode != self.config.datapath.xdp_mode {
+            return Err(Error::NeedsRestart("datapath.xdp_mode"));
+        }
+        if config.limits != self.config.limits {
+            return Err(Error::NeedsRestart("[limits]"));
+        }
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+
+        // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
+        let former = self.ports.names();
+        self.ports.add(
+            &config.datapath.interfaces,
+            &self.neighbours,
+            &mut self.datapath,
+            config.datapath.xdp_mode,
+        )?;
+        self.neighbours.track(targets(&config));
+        let next = plan(&self.desired, &config, &self.neighbours, &self.ports).and_then(|next| {
+            self.datapath
+                .apply(&next, &settings(&config))
+                .map(|()| next)
+                .map_err(Error::from)
+        });
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => {
+                self.ports.keep_only(&former, &mut self.datapath);
+                self.neighbours.track(targets(&self.config));
+                // The plan before, should some of the new one have been written.
+                if let Err(error) = self.datapath.apply(&self.desired, &settings(&self.config)) {
+                    error!("{error}");
+                }
+                return Err(error);
+            }
+        };
+        self.ports
+            .keep_only(&config.datapath.interfaces, &mut self.datapath);
+        logging::reconfigure(config.log);
+        self.sweeping.set_timeouts(&config.timeouts);
+        self.config = config;
+        note_unresolved(
+            &self.config,
+            &self.neighbours,
+            &self.ports,
+            &mut self.unresolved,
+        );
+        self.put_in_force(next)
+    }
+
+    fn warn_if_exhausted(&mut self, now: Instant) {
+        let count = match self.datapath.ports_exhausted() {
+            Ok(count) => count,
+            Err(error) => return debug!("{error}"),
+        };
+        let due = self
+            .exhausted
+            .warned
+            .is_none_or(|warned| now - warned >= WARN_AGAIN);
+        if count > self.exhausted.seen && due {
+            warn!(
+                "full-nat found no free source port for {} packets: add addresses to datapath.addresses",
+                count - self.exhausted.seen
+            );
+            self.exhausted = Watch {
+                seen: count,
+                warned: Some(now),
+            };
+        }
+    }
+}
+
+/// Netlink errors are transient: the module asks anew.
+fn heard(result: Result<bool, neighbours::Error>) -> bool {
+    result.unwrap_or_else(|error| {
+        warn!("{error}");
+        true
+    })
+}
+
+fn targets(config: &Config) -> BTreeSet<Target> {
+    config
+        .services
+        .iter()
+        .flat_map(|service| &service.backends)
+        .map(target)
+        .collect()
+}
+
+fn target(backend: &config::Backend) -> Target {
+    Target {
+        address: backend.address,
+        interface: backend.interface.clone(),
+        mac: backend.mac,
+    }
+}
+
+/// Gives neighbours that have to be asked a moment to answer, so that a start does not begin with all
+/// backends down.
+fn wait_for_answers(neighbours: &mut Neighbours, config: &Config) -> Result<(), Error> {
+    let deadline = Instant::now() + FIRST_ANSWERS;
+    let targets = targets(config);
+    loop {
+        neighbours.handle_events()?;
+        let now = Instant::now();
+        neighbours.tick(now)?;
+        let resolved = |target| matches!(neighbours.resolve(target), Resolution::Resolved { .. });
+        if now >= deadline || targets.iter().all(resolved) {
+            return Ok(());
+        }
+        let mut descriptors = [PollFd::new(neighbours.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut descriptors, PollTimeout::from(50_u8)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => {
+                return Err(Error::System {
+                    action: "wait for neighbours",
+                    source: errno.into(),
+                })
+            }
+        }
+    }
+}
+
+/// Logs what has become unreachable or reachable since the last time.
+fn note_unresolved(
+    config: &Config,
+    neighbours: &Neighbours,
+    ports: &Ports,
+    known: &mut BTreeMap<Target, String>,
+) {
+    let mut current = BTreeMap::new();
+    for backend in config.services.iter().flat_map(|service| &service.backends) {
+        let target = target(backend);
+        if let Err(reason) = ports.hop(neighbours, &target) {
+            if known.get(&target).is_none_or(|before| *before != reason) {
+                warn!(
+                    "backend {} ({}) counts as down: {reason}",
+                    backend.name, backend.address
+                );
+            }
+            current.insert(target, reason);
+        }
+    }
+    for target in known.keys().filter(|target| !current.contains_key(target)) {
+        info!("backend {} is resolved", target.address);
+    }
+    *known = current;
+}
+
+fn plan(
+    previous: &Desired,
+    config: &Config,
+    neighbours: &Neighbours,
+    ports: &Ports,
+) -> Result<Desired, Error> {
+    let vips: BTreeSet<IpAddr> = config
+        .services
+        .iter()
+        .flat_map(|service| service.vips.iter().copied())
+        .collect();
+    // A VIP may stand on an interface of ours; it is not ours to send from.
+    let sources: Vec<Source> = neighbours
+        .addresses()
+        .filter(|(_, address)| !vips.contains(address))
+        .filter_map(|(ifindex, address)| {
+            Some(Source {
+                address,
+                port: ports.slot(ifindex)?,
+            })
+        })
+        .collect();
+    let hop = |backend: &config::Backend| ports.hop(neighbours, &target(backend)).ok();
+    Ok(state::plan(
+        previous,
+        config,
+        &World {
+            hop: &hop,
+            sources: &sources,
+        },
+    )?)
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        timeouts: config.timeouts,
+        unknown_port: config.datapath.unknown_port,
+        hash_seed: config.datapath.hash_seed,
+        nat_ports: ports::nat_ports(),
+    }
+}

@@ -1,0 +1,251 @@
+//! The interfaces of the file and the slots that the datapath knows them by.
+//!
+//! An interface keeps its slot for as long as it is in the file, also while it is gone from the system.
+
+use std::fs;
+
+use log::{info, warn};
+
+use super::Error;
+use crate::config::{XdpMode, INTERFACE_LIMIT};
+use crate::datapath::{Datapath, Interface, Mode};
+use crate::neighbours::{Link, Neighbours, Resolution, Target};
+use crate::state::Hop;
+
+/// Where the kernel says which ports outgoing connections of this host use (ip-sysctl).
+const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// Below are well-known ports.
+const FIRST_PORT: u16 = 1024;
+
+/// Slots by position; `None`: free.
+pub struct Ports {
+    slots: Vec<Option<Interface>>,
+}
+
+impl Ports {
+    /// Gives each interface a slot.
+    ///
+    /// # Errors
+    /// When one does not exist, or is of a kind that cannot carry Ethernet frames.
+    pub fn find(names: &[String], neighbours: &Neighbours) -> Result<Self, Error> {
+        let slots = names
+            .iter()
+            .map(|name| interface(name, neighbours).map(Some))
+            .collect::<Result<_, _>>()?;
+        Ok(Ports { slots })
+    }
+
+    /// Attaches to all; says how, for the log.
+    ///
+    /// # Errors
+    /// When one refuses.
+    pub fn attach_all(&self, datapath: &mut Datapath, mode: XdpMode) -> Result<String, Error> {
+        let mut said = Vec::new();
+        for (port, interface) in self.taken() {
+            let mode = datapath.attach(port, interface, mode)?;
+            said.push(format!("{} ({})", interface.name, mode_name(mode)));
+        }
+        Ok(said.join(", "))
+    }
+
+    /// Attaches to those that are not there yet. If one fails, those before it are let go of.
+    ///
+    /// # Errors
+    /// As [`Ports::find`] and [`Ports::attach_all`].
+    pub fn add(
+        &mut self,
+        names: &[String],
+        neighbours: &Neighbours,
+        datapath: &mut Datapath,
+        mode: XdpMode,
+    ) -> Result<(), Error> {
+        let former = self.names();
+        for name in names.iter().filter(|name| !former.contains(name)) {
+            let added = interface(name, neighbours).and_then(|interface| {
+                let port = self.free_slot()?;
+                let mode = datapath.attach(port, &interface, mode)?;
+                info!("{name}: attached ({})", mode_name(mode));
+                self.slots[usize::from(port)] = Some(interface);
+                Ok(())
+            });
+            if let Err(error) = added {
+                self.keep_only(&former, datapath);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches from all others.
+    pub fn keep_only(&mut self, names: &[String], datapath: &mut Datapath) {
+        for (port, slot) in (0..).zip(&mut self.slots) {
+            if let Some(interface) = slot.take_if(|interface| !names.contains(&interface.name)) {
+                datapath.detach(port);
+                info!("{}: detached", interface.name);
+            }
+        }
+    }
+
+    /// Their names, in slot order.
+    pub fn names(&self) -> Vec<String> {
+        self.taken()
+            .map(|(_, interface)| interface.name.clone())
+            .collect()
+    }
+
+    /// The slot of an interface by the kernel's index.
+    pub fn slot(&self, ifindex: u32) -> Option<u16> {
+        self.taken()
+            .find(|(_, interface)| interface.ifindex == ifindex)
+            .map(|(port, _)| port)
+    }
+
+    /// Where frames for `target` go.
+    ///
+    /// # Errors
+    /// The reason why it cannot be reached, for the operator.
+    pub fn hop(&self, neighbours: &Neighbours, target: &Target) -> Result<Hop, String> {
+        match neighbours.resolve(target) {
+            Resolution::Unresolved { reason } => Err(reason),
+            Resolution::Resolved { mac, ifindex, .. } => {
+                let port = self.slot(ifindex).ok_or_else(|| {
+                    let name = neighbours.links().get(&ifindex).map_or("?", |link| &link.name);
+                    format!("its route leaves by {name}, which is not in datapath.interfaces; add it there")
+                })?;
+                Ok(Hop { mac, port })
+            }
+        }
+    }
+
+    /// Follows links: new MAC addresses, and interfaces that went and came back under their name.
+    pub fn follow(&mut self, neighbours: &Neighbours, datapath: &mut Datapath, mode: XdpMode) {
+        for (port, slot) in (0..).zip(&mut self.slots) {
+            let Some(known) = slot else { continue };
+            let Some(link) = neighbours.link_by_name(&known.name) else {
+                if known.ifindex != 0 {
+                    warn!(
+                        "{}: the interface has gone; xdplb attaches again when it is back",
+                        known.name
+                    );
+                    datapath.detach(port);
+                    known.ifindex = 0;
+                }
+                continue;
+            };
+            if link.index != known.ifindex {
+                let found = of_link(link);
+                datapath.detach(port);
+                known.ifindex = 0;
+                match datapath.attach(port, &found, mode) {
+                    Ok(mode) => {
+                        info!("{}: attached again ({})", found.name, mode_name(mode));
+                        *known = found;
+                    }
+                    Err(error) => warn!("{error}"),
+                }
+            } else if link.mac != known.mac {
+                info!("{}: its MAC address is now {}", known.name, link.mac);
+                known.mac = link.mac;
+                datapath.set_interface_mac(port, link.mac);
+            }
+        }
+    }
+
+    fn taken(&self) -> impl Iterator<Item = (u16, &Interface)> {
+        (0..)
+            .zip(&self.slots)
+            .filter_map(|(port, slot)| Some((port, slot.as_ref()?)))
+    }
+
+    fn free_slot(&mut self) -> Result<u16, Error> {
+        let free = self
+            .slots
+            .iter()
+            .position(Option::is_none)
+            .unwrap_or(self.slots.len());
+        if free >= INTERFACE_LIMIT {
+            return Err(Error::Interface(format!(
+                "at most {INTERFACE_LIMIT} interfaces, with those that a reload replaces; remove one first"
+            )));
+        }
+        if free == self.slots.len() {
+            self.slots.push(None);
+        }
+        Ok(free as u16)
+    }
+}
+
+fn interface(name: &str, neighbours: &Neighbours) -> Result<Interface, Error> {
+    let link = neighbours.link_by_name(name).ok_or_else(|| {
+        let others: Vec<&str> = neighbours
+            .links()
+            .values()
+            .filter(|link| link.ethernet)
+            .map(|link| link.name.as_str())
+            .collect();
+        Error::Interface(format!(
+            "there is no interface {name}; this host has: {}",
+            others.join(", ")
+        ))
+    })?;
+    if !link.ethernet {
+        return Err(Error::Interface(format!(
+            "{name} does not carry Ethernet frames; name the device below it"
+        )));
+    }
+    Ok(of_link(link))
+}
+
+fn of_link(link: &Link) -> Interface {
+    Interface {
+        ifindex: link.index,
+        name: link.name.clone(),
+        mac: link.mac,
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Native => "native",
+        Mode::Generic => "generic",
+    }
+}
+
+/// The source ports that full-nat may use: the larger of the two ranges beside the one from which the
+/// host's own connections get theirs, so that the two never meet.
+pub fn nat_ports() -> (u16, u16) {
+    let (first, last) = fs::read_to_string(LOCAL_PORTS)
+        .ok()
+        .and_then(|text| {
+            let mut numbers = text.split_whitespace().map(str::parse::<u16>);
+            Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+        })
+        // The kernel's default.
+        .unwrap_or((32768, 60999));
+    beside(first, last)
+}
+
+fn beside(first: u16, last: u16) -> (u16, u16) {
+    let below = first.saturating_sub(FIRST_PORT);
+    let above = u16::MAX - last;
+    match (below, above) {
+        // The host uses every port: sharing some is better than none.
+        (0, 0) => (FIRST_PORT, u16::MAX),
+        _ if below >= above => (FIRST_PORT, first - 1),
+        _ => (last + 1, u16::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nat_ports_lie_beside_the_hosts() {
+        assert_eq!(beside(32768, 60999), (1024, 32767));
+        assert_eq!(beside(1024, 30000), (30001, 65535));
+        assert_eq!(beside(1024, 65535), (1024, 65535));
+        assert_eq!(beside(0, 65535), (1024, 65535));
+        assert_eq!(beside(1025, 65535), (1024, 1024));
+    }
+}

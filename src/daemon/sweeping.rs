@@ -1,0 +1,136 @@
+//! The thread that sweeps the connection tables, so that the control loop never waits for a million
+//! entries.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use crate::config::Timeouts;
+use crate::datapath::abi::Flow;
+use crate::datapath::sweep::{StillBound, Sweeper};
+use crate::state::Desired;
+
+/// However short the timeouts, and however long.
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A sweep takes at most this part of one CPU's time.
+const LARGEST_SHARE: u32 = 20;
+
+/// What the control loop tells the thread.
+enum Order {
+    /// Sweep as these timeouts ask for.
+    Timeouts(Timeouts),
+    /// Services or VIPs have changed: connections made under what is gone have to go, now.
+    Purge(Box<Desired>),
+}
+
+/// The thread; dropping it ends it.
+pub struct Sweeping {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sweeping {
+    /// Starts sweeping.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub fn start(sweeper: Sweeper, timeouts: &Timeouts) -> std::io::Result<Self> {
+        let (orders, inbox) = mpsc::channel();
+        let mut interval = interval_for(timeouts);
+        let thread = thread::Builder::new()
+            .name("sweep".into())
+            .spawn(move || loop {
+                let took = match inbox.recv_timeout(interval) {
+                    Ok(Order::Timeouts(timeouts)) => {
+                        interval = interval_for(&timeouts);
+                        continue;
+                    }
+                    Ok(Order::Purge(desired)) => purge(&sweeper, &desired),
+                    Err(RecvTimeoutError::Timeout) => sweep(&sweeper, &|_, _| true),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                interval = interval.max(took * LARGEST_SHARE);
+            })?;
+        Ok(Sweeping {
+            orders: Some(orders),
+            thread: Some(thread),
+        })
+    }
+
+    /// Follows a change of `[timeouts]`.
+    pub fn set_timeouts(&self, timeouts: &Timeouts) {
+        self.send(Order::Timeouts(*timeouts));
+    }
+
+    /// Takes out connections whose service no longer has their VIP and port.
+    pub fn purge(&self, desired: &Desired) {
+        self.send(Order::Purge(Box::new(desired.clone())));
+    }
+
+    fn send(&self, order: Order) {
+        if self
+            .orders
+            .as_ref()
+            .is_none_or(|orders| orders.send(order).is_err())
+        {
+            warn!("the sweep of the connection tables has ended; restart xdplb");
+        }
+    }
+}
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Twice in the shortest timeout, so that tables hold at most half as much again as they need.
+fn interval_for(timeouts: &Timeouts) -> Duration {
+    let Timeouts {
+        tcp_opening,
+        tcp_established,
+        tcp_closing,
+        udp,
+        other,
+    } = *timeouts;
+    let shortest = [tcp_opening, tcp_established, tcp_closing, udp, other]
+        .into_iter()
+        .min()
+        .unwrap_or_default();
+    (shortest / 2).clamp(INTERVALS.0, INTERVALS.1)
+}
+
+/// Gives back how long it took.
+fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>) -> Duration {
+    let start = Instant::now();
+    match sweeper.sweep(still_bound) {
+        Ok(swept) if swept.unbound > 0 => {
+            info!(
+                "forgot {} connection entries of services that no longer have their port",
+                swept.unbound
+            );
+        }
+        Ok(_) => {}
+        Err(error) => warn!("connection tables not swept: {error}"),
+    }
+    start.elapsed()
+}
+
+fn purge(sweeper: &Sweeper, desired: &Desired) -> Duration {
+    sweep(sweeper, &|client: &Flow, backend: u32| {
+        let (vip, port) = client.destination;
+        let service = desired.still_bound(vip, client.protocol, port);
+        // A backend that is gone is the datapath's to replace, on the connection's next packet.
+        service.is_some_and(|service| {
+            desired
+                .backends
+                .get(&backend)
+                .is_none_or(|b| b.service == service)
+        })
+    })
+}

@@ -1,0 +1,243 @@
+//! The desired state: what the datapath's maps are to hold, as plain values.
+//!
+//! Owns ids, generations, Maglev tables, port prefixes, the full-nat source pool and the address
+//! filter, worked out by [`plan()`] from the configuration, the plan before and facts of the world.
+//! Touches neither the network nor the kernel nor libbpf: facts come in as values, and comparing the
+//! result with the live maps is the datapath's part.
+
+pub mod filter;
+pub mod maglev;
+mod plan;
+pub mod ports;
+pub mod regions;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::{self, AdminState, Forward, HashBy, MacAddress, Protocol};
+
+pub use plan::{plan, PlanError};
+use ports::PortPrefix;
+
+/// Most addresses in the full-nat source pool, `NAT_SOURCE_LIMIT` of xdp_lb.h.
+pub const NAT_SOURCE_LIMIT: usize = 4096;
+
+/// What a plan needs to know of the world outside the file.
+pub struct World<'a> {
+    /// The next hop towards a backend. `None`: unresolved.
+    pub hop: &'a dyn Fn(&config::Backend) -> Option<Hop>,
+    /// The interfaces' own addresses, from which full-nat sends when `datapath.addresses` is empty.
+    pub sources: &'a [Source],
+}
+
+/// Where frames for a backend go, `struct hop` of xdp_lb.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// Destination address of the frame.
+    pub mac: MacAddress,
+    /// Slot of the interface that it leaves by.
+    pub port: u16,
+}
+
+/// An address of one of our interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// The address.
+    pub address: IpAddr,
+    /// Slot of the interface that has it.
+    pub port: u16,
+}
+
+/// An IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The version of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// 4 or 6, as the maps hold it.
+    pub fn number(self) -> u8 {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        }
+    }
+}
+
+/// Everything that the maps are to hold. [`Desired::default`] is that of an empty datapath, where no
+/// generation has been given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// By id, the index into `services`.
+    pub services: BTreeMap<u32, Service>,
+    /// By id, the index into `backends`.
+    pub backends: BTreeMap<u32, Backend>,
+    /// The service of each VIP and port prefix; `None` for a VIP by itself.
+    pub vips: BTreeMap<Vip, Option<u32>>,
+    /// The full-nat source pool, by position. Empty when no service is full-nat.
+    pub nat_sources: Vec<IpAddr>,
+    /// The address filter: VIPs and backends.
+    pub filter: Box<filter::Words>,
+    /// The seed of the tables, `datapath.hash_seed`.
+    pub seed: u64,
+    /// The generation that the next new backend gets. Whoever rebuilds a plan from live maps has to
+    /// set it above every generation that a connection may still remember, those of backends that are
+    /// gone included.
+    pub next_generation: u32,
+    /// Services and backends left out because the only free ids are those that this plan has just
+    /// freed. When this is above 0, a second plan, made once this one is in force, has them all.
+    pub deferred: usize,
+}
+
+/// One address family of one configured service, `struct service` of xdp_lb.h.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// As in the file; both families of a service have the same.
+    pub name: String,
+    /// Of its VIPs and backends.
+    pub family: Family,
+    /// How packets reach the backends.
+    pub forward: Forward,
+    /// What the slot is chosen by.
+    pub hash: HashBy,
+    /// The Maglev table: the id of a backend in each slot. Empty: no backend takes new connections.
+    /// The same allocation as in the plan before when nothing that it depends on has changed.
+    pub table: Arc<[u32]>,
+}
+
+/// One backend of one service, `struct backend` of xdp_lb.h.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Id of its service.
+    pub service: u32,
+    /// As in the file.
+    pub name: String,
+    /// Where packets go.
+    pub address: IpAddr,
+    /// Host order. `None`: the packet's own.
+    pub port: Option<u16>,
+    /// 0..=1000; 0: no new connections.
+    pub weight: u16,
+    /// That of its service.
+    pub forward: Forward,
+    /// What the operator wants of it.
+    pub state: AdminState,
+    /// What the world allows.
+    pub health: Health,
+    /// Where its frames go. `None`: unresolved.
+    pub hop: Option<Hop>,
+    /// Which of those that have had this id it is. Never 0.
+    pub generation: u32,
+    /// Whether connections may use it at all: the operator has not put it down, and its health is up.
+    /// The map gets generation 0 otherwise.
+    pub usable: bool,
+    /// Full-nat: where in the source pool it may send from.
+    pub sources: SourceRange,
+}
+
+/// Whether a backend could be used, apart from what the operator wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It can.
+    Up,
+    /// No route to it, or no neighbour answers.
+    Unresolved,
+    /// Full-nat, but no address of its family to send from.
+    NoSource,
+}
+
+/// A slice of [`Desired::nat_sources`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SourceRange {
+    /// Position of the first address.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// Key of the map `vips`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip {
+    /// The virtual address.
+    pub address: IpAddr,
+    /// `None`: the address by itself.
+    pub ports: Option<(Protocol, PortPrefix)>,
+}
+
+impl Default for Desired {
+    fn default() -> Self {
+        Desired {
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            nat_sources: Vec::new(),
+            filter: filter::words([]),
+            seed: 0,
+            next_generation: 1,
+            deferred: 0,
+        }
+    }
+}
+
+impl Desired {
+    /// The service that a packet to this VIP, IP protocol number and port (host order) belongs to: the
+    /// one with the longest matching prefix, as in the map.
+    pub fn still_bound(&self, vip: IpAddr, protocol: u8, port: u16) -> Option<u32> {
+        let protocol = [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .find(|known| known.number() == protocol)?;
+        self.longest_match(vip, protocol, PortPrefix::new(port, 16))
+    }
+
+    /// The service of the longest prefix that contains `ports`.
+    fn longest_match(&self, address: IpAddr, protocol: Protocol, ports: PortPrefix) -> Option<u32> {
+        (0..=ports.length())
+            .rev()
+            .find_map(|length| {
+                let prefix = PortPrefix::new(ports.value(), length);
+                self.vips
+                    .get(&Vip {
+                        address,
+                        ports: Some((protocol, prefix)),
+                    })
+                    .copied()
+            })
+            .flatten()
+    }
+}
+
+/// Whether some port of a VIP that belonged to a service in `previous` belongs to another or to none
+/// in `next`: connections made under the old binding then have to be looked for, with
+/// [`Desired::still_bound`]. May be true without need where a range was only cut differently, never
+/// false where there is need.
+pub fn bindings_changed(previous: &Desired, next: &Desired) -> bool {
+    let lost = previous
+        .vips
+        .iter()
+        .any(|(vip, service)| service.is_some() && next.vips.get(vip) != Some(service));
+    // What is new in `next` may lie within a wider prefix that both have.
+    let taken_over = || {
+        next.vips.iter().any(|(vip, service)| {
+            let before = vip
+                .ports
+                .and_then(|(protocol, ports)| previous.longest_match(vip.address, protocol, ports));
+            before.is_some() && before != *service
+        })
+    };
+    lost || taken_over()
+}

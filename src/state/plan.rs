@@ -1,0 +1,450 @@
+//! From a configuration and the plan before it to the next plan.
+//!
+//! Owns the rules by which services and backends keep their ids and generations, and by which a
+//! backend counts as usable. The types are [`super`]'s, the tables [`maglev`]'s.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::maglev::{self, Candidate};
+use super::NAT_SOURCE_LIMIT;
+use super::{
+    filter, ports, Backend, Desired, Family, Health, Service, Source, SourceRange, Vip, World,
+};
+use crate::config::{self, AdminState, Config, Forward};
+
+/// Why a configuration that is valid in itself cannot be put in force.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum PlanError {
+    /// More services than the maps have room for.
+    #[error(
+        "{needed} services, counting one with VIPs of both address families twice, are more than \
+         limits.services = {limit}: raise limits.services to {needed} or more"
+    )]
+    Services {
+        /// In the file.
+        needed: usize,
+        /// `limits.services`
+        limit: u32,
+    },
+    /// More backends than the maps have room for.
+    #[error(
+        "{needed} backends, summed over the services, are more than limits.backends = {limit}: \
+         raise limits.backends to {needed} or more"
+    )]
+    Backends {
+        /// In the file.
+        needed: usize,
+        /// `limits.backends`
+        limit: u32,
+    },
+    /// More backends of one family in one service than a Maglev table can tell apart.
+    #[error(
+        "service \"{service}\" has {count} backends of one address family, but its table serves at most {limit}: \
+         split it into several services",
+        limit = maglev::MAX_CANDIDATES
+    )]
+    ServiceBackends {
+        /// Its name.
+        service: String,
+        /// Its backends of that family.
+        count: usize,
+    },
+    /// More source addresses than the pool holds.
+    #[error(
+        "{count} addresses to send full-nat packets from are more than the {limit} that the pool holds: \
+         list the ones to use in datapath.addresses",
+        limit = NAT_SOURCE_LIMIT
+    )]
+    Sources {
+        /// Listed, or found on the interfaces.
+        count: usize,
+    },
+}
+
+/// What the maps are to hold so that `config` is in force, given what they hold now.
+///
+/// A service keeps its id when one of its name and family was there before or else, being renamed, when
+/// it has a binding of one whose name is gone. A backend keeps its id and generation as long as service,
+/// address, port and forward mode stay. All others get an id that `previous` does not use, since the maps
+/// are not written at one instant and a reader must not meet a new owner under an old reference.
+pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<Desired, PlanError> {
+    let halves = halves(config);
+    check_limits(config, &halves)?;
+    let sources = SourcePool::new(config, world.sources)?;
+    let ids = service_ids(previous, &halves, config.limits.services);
+
+    let mut next = Desired {
+        nat_sources: sources.addresses(),
+        seed: config.datapath.hash_seed,
+        next_generation: previous.next_generation,
+        ..Desired::default()
+    };
+    let mut planner = BackendPlanner::new(previous, config.limits.backends);
+    for (half, id) in halves.iter().zip(ids) {
+        for &address in half.vips() {
+            next.vips.insert(
+                Vip {
+                    address,
+                    ports: None,
+                },
+                None,
+            );
+        }
+        let Some(id) = id else {
+            next.deferred += 1;
+            continue;
+        };
+        for binding in half.bindings() {
+            // No two services share a binding in a valid file; in any other, the first one has it.
+            next.vips.entry(binding).or_insert(Some(id));
+        }
+        for backend in half.backends() {
+            planner.place(
+                &mut next,
+                id,
+                half.service.forward,
+                backend,
+                world,
+                &sources,
+            );
+        }
+        let service = Service {
+            name: half.service.name.clone(),
+            family: half.family,
+            forward: half.service.forward,
+            hash: half.service.hash,
+            table: Arc::default(),
+        };
+        next.services.insert(id, service);
+    }
+    fill_tables(previous, &mut next);
+    next.filter = filter::words(
+        next.vips
+            .keys()
+            .map(|vip| vip.address)
+            .chain(next.backends.values().map(|backend| backend.address)),
+    );
+    Ok(next)
+}
+
+/// One address family of a configured service.
+struct Half<'a> {
+    service: &'a config::Service,
+    family: Family,
+}
+
+impl<'a> Half<'a> {
+    fn vips(&self) -> impl Iterator<Item = &'a IpAddr> {
+        let family = self.family;
+        self.service
+            .vips
+            .iter()
+            .filter(move |vip| Family::of(**vip) == family)
+    }
+
+    fn backends(&self) -> impl Iterator<Item = &'a config::Backend> {
+        let family = self.family;
+        self.service
+            .backends
+            .iter()
+            .filter(move |backend| Family::of(backend.address) == family)
+    }
+
+    /// Each VIP with each protocol and port prefix.
+    fn bindings(&self) -> impl Iterator<Item = Vip> + 'a {
+        let service = self.service;
+        let prefixes: Vec<_> = service
+            .ports
+            .iter()
+            .flat_map(|range| ports::cover(*range))
+            .collect();
+        self.vips().flat_map(move |&address| {
+            let prefixes = prefixes.clone();
+            service.protocols.iter().flat_map(move |&protocol| {
+                prefixes.clone().into_iter().map(move |prefix| Vip {
+                    address,
+                    ports: Some((protocol, prefix)),
+                })
+            })
+        })
+    }
+}
+
+fn halves(config: &Config) -> Vec<Half<'_>> {
+    let both = config
+        .services
+        .iter()
+        .flat_map(|service| Family::ALL.map(|family| Half { service, family }));
+    both.filter(|half| half.vips().next().is_some()).collect()
+}
+
+fn check_limits(config: &Config, halves: &[Half<'_>]) -> Result<(), PlanError> {
+    let limits = &config.limits;
+    if halves.len() > limits.services as usize {
+        return Err(PlanError::Services {
+            needed: halves.len(),
+            limit: limits.services,
+        });
+    }
+    let mut needed = 0;
+    for half in halves {
+        let count = half.backends().count();
+        if count > maglev::MAX_CANDIDATES {
+            return Err(PlanError::ServiceBackends {
+                service: half.service.name.clone(),
+                count,
+            });
+        }
+        needed += count;
+    }
+    if needed > limits.backends as usize {
+        return Err(PlanError::Backends {
+            needed,
+            limit: limits.backends,
+        });
+    }
+    Ok(())
+}
+
+/// The id of each half; `None` where only ids that are freed just now are left.
+fn service_ids(previous: &Desired, halves: &[Half<'_>], limit: u32) -> Vec<Option<u32>> {
+    // Those beyond the limit cannot be kept: the maps that `limit` is the size of have no such index.
+    let known = || previous.services.iter().filter(|(id, _)| **id < limit);
+    let by_name: HashMap<_, _> = known()
+        .map(|(&id, service)| ((service.name.as_str(), service.family), id))
+        .collect();
+    let mut unclaimed: BTreeSet<u32> = known().map(|(&id, _)| id).collect();
+    let mut ids: Vec<_> = halves
+        .iter()
+        .map(|half| {
+            by_name
+                .get(&(half.service.name.as_str(), half.family))
+                .copied()
+                .filter(|id| unclaimed.remove(id))
+        })
+        .collect();
+
+    // Only now is it known which names are gone.
+    let mut fresh = fresh_ids(&previous.services, limit);
+    for (half, id) in halves.iter().zip(&mut ids).filter(|(_, id)| id.is_none()) {
+        *id = half
+            .bindings()
+            .filter_map(|binding| previous.vips.get(&binding).copied().flatten())
+            .find(|id| unclaimed.remove(id))
+            .or_else(|| fresh.next());
+    }
+    ids
+}
+
+/// The ids that `held` does not use, lowest first.
+fn fresh_ids<T>(held: &BTreeMap<u32, T>, limit: u32) -> impl Iterator<Item = u32> + '_ {
+    (0..limit).filter(|id| !held.contains_key(id))
+}
+
+/// Gives backends their ids and generations.
+struct BackendPlanner<'a> {
+    /// Those of the plan before that have not been met in this one, by service, address and port.
+    known: HashMap<(u32, IpAddr, Option<u16>), (u32, &'a Backend)>,
+    fresh: Box<dyn Iterator<Item = u32> + 'a>,
+}
+
+impl<'a> BackendPlanner<'a> {
+    fn new(previous: &'a Desired, limit: u32) -> Self {
+        let kept = previous.backends.iter().filter(|(id, _)| **id < limit);
+        BackendPlanner {
+            known: kept
+                .map(|(&id, backend)| {
+                    (
+                        (backend.service, backend.address, backend.port),
+                        (id, backend),
+                    )
+                })
+                .collect(),
+            fresh: Box::new(fresh_ids(&previous.backends, limit)),
+        }
+    }
+
+    /// Adds a backend to the plan, or counts it as deferred.
+    fn place(
+        &mut self,
+        next: &mut Desired,
+        service: u32,
+        forward: Forward,
+        backend: &config::Backend,
+        world: &World<'_>,
+        sources: &SourcePool,
+    ) {
+        let known = self.known.remove(&(service, backend.address, backend.port));
+        let (id, generation) = match known.filter(|(_, before)| before.forward == forward) {
+            Some((id, before)) => (id, before.generation),
+            None => {
+                let Some(id) = self.fresh.next() else {
+                    next.deferred += 1;
+                    return;
+                };
+                // 0 stands for unusable in the map; the count wraps past it.
+                let generation = next.next_generation.max(1);
+                next.next_generation = generation.wrapping_add(1).max(1);
+                (id, generation)
+            }
+        };
+        let hop = (world.hop)(backend);
+        let range = match (forward, hop) {
+            (Forward::FullNat, Some(hop)) => sources.range(Family::of(backend.address), hop.port),
+            _ => SourceRange::default(),
+        };
+        let health = match (forward, hop) {
+            (_, None) => Health::Unresolved,
+            (Forward::FullNat, Some(_)) if range.count == 0 => Health::NoSource,
+            _ => Health::Up,
+        };
+        let planned = Backend {
+            service,
+            name: backend.name.clone(),
+            address: backend.address,
+            port: backend.port,
+            weight: backend.weight,
+            forward,
+            state: backend.state,
+            health,
+            hop,
+            generation,
+            usable: backend.state != AdminState::Down && health == Health::Up,
+            sources: range,
+        };
+        next.backends.insert(id, planned);
+    }
+}
+
+/// The full-nat source pool, in an order that has each set which a backend may need in one piece.
+struct SourcePool {
+    /// Sorted by family and interface slot.
+    entries: Vec<(Family, u16, IpAddr)>,
+    /// The addresses are the file's, for all interfaces alike.
+    listed: bool,
+}
+
+impl SourcePool {
+    fn new(config: &Config, own: &[Source]) -> Result<Self, PlanError> {
+        let listed = !config.datapath.addresses.is_empty();
+        let mut entries: Vec<(Family, u16, IpAddr)> = Vec::new();
+        if !config
+            .services
+            .iter()
+            .any(|service| service.forward == Forward::FullNat)
+        {
+            // Nothing sends from it: changes of addresses need not reach the map.
+        } else if listed {
+            entries.extend(
+                config
+                    .datapath
+                    .addresses
+                    .iter()
+                    .map(|&address| (Family::of(address), 0, address)),
+            );
+        } else {
+            // A VIP may be one of our addresses too, but replies to it would come to whichever instance
+            // its route leads to, or pass for a client's packets.
+            let vips: BTreeSet<&IpAddr> = config
+                .services
+                .iter()
+                .flat_map(|service| &service.vips)
+                .collect();
+            let usable = own
+                .iter()
+                .filter(|source| can_send_from(source.address) && !vips.contains(&source.address));
+            entries.extend(
+                usable.map(|source| (Family::of(source.address), source.port, source.address)),
+            );
+        }
+        entries.sort_unstable();
+        entries.dedup();
+        if entries.len() > NAT_SOURCE_LIMIT {
+            return Err(PlanError::Sources {
+                count: entries.len(),
+            });
+        }
+        Ok(SourcePool { entries, listed })
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.entries
+            .iter()
+            .map(|(_, _, address)| *address)
+            .collect()
+    }
+
+    /// What a backend behind the interface slot `port` may be sent to from: the listed addresses of its
+    /// family, or else that interface's own, or else those of all interfaces.
+    fn range(&self, family: Family, port: u16) -> SourceRange {
+        let between = |from: (Family, u16), to: (Family, u16)| {
+            let first = self
+                .entries
+                .partition_point(|(family, port, _)| (*family, *port) < from);
+            let end = self
+                .entries
+                .partition_point(|(family, port, _)| (*family, *port) <= to);
+            SourceRange {
+                first: first as u32,
+                count: (end - first) as u32,
+            }
+        };
+        let own = between((family, port), (family, port));
+        if self.listed || own.count == 0 {
+            between((family, 0), (family, u16::MAX))
+        } else {
+            own
+        }
+    }
+}
+
+/// Whether another machine could answer to this address of ours, wherever it is.
+fn can_send_from(address: IpAddr) -> bool {
+    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    !(link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
+}
+
+/// Gives each service its table: that of the plan before where nothing it depends on has changed, since
+/// a plan is made whenever a neighbour changes, and tables are what takes time.
+fn fill_tables(previous: &Desired, next: &mut Desired) {
+    let mut before = candidates(previous);
+    let mut now = candidates(next);
+    for (id, service) in &mut next.services {
+        let candidates = now.remove(id).unwrap_or_default();
+        let unchanged = previous.services.get(id).filter(|old| {
+            previous.seed == next.seed
+                && before.remove(id).unwrap_or_default() == candidates
+                // A plan rebuilt from the maps may lack its tables.
+                && old.table.len() == maglev::size_for(candidates.len()) as usize
+        });
+        service.table = match unchanged {
+            Some(old) => Arc::clone(&old.table),
+            None => maglev::table(&candidates, next.seed).into(),
+        };
+    }
+}
+
+/// The backends that take new connections, by service, in order of ids.
+fn candidates(desired: &Desired) -> HashMap<u32, Vec<Candidate>> {
+    let mut candidates: HashMap<u32, Vec<Candidate>> = HashMap::new();
+    for (&id, backend) in &desired.backends {
+        if backend.usable && backend.state == AdminState::Up && backend.weight > 0 {
+            let port = backend.port.unwrap_or(0);
+            let candidate = Candidate {
+                address: backend.address,
+                port,
+                weight: backend.weight,
+                id,
+            };
+            candidates
+                .entry(backend.service)
+                .or_default()
+                .push(candidate);
+        }
+    }
+    candidates
+}

@@ -1,0 +1,154 @@
+//! Who owns which part of the flat array `maglev`.
+//!
+//! Owns the allocation of regions and the time that one stays untouched after its last reader could
+//! have found it. What the slots hold is [`super::maglev`]'s, and writing them the datapath's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::maglev::{MAX_SLOTS, SIZE_CLASSES};
+use crate::config::Limits;
+
+/// How long a released region is left alone: a packet that has read the old offset may still be on its
+/// way to the slot. Packets take microseconds; this allows for a virtual CPU that is put aside.
+pub const GRACE: Duration = Duration::from_millis(100);
+
+/// The regions of an array of slots. All offsets and sizes are in slots.
+#[derive(Debug, Clone)]
+pub struct Regions {
+    /// Size by offset; no two touch.
+    free: BTreeMap<u32, u32>,
+    /// Size by offset.
+    live: BTreeMap<u32, u32>,
+    /// When it may be used again, offset, size.
+    quarantined: BTreeSet<(Instant, u32, u32)>,
+}
+
+impl Regions {
+    /// An array of `capacity` slots, all free.
+    pub fn new(capacity: u32) -> Self {
+        let free = if capacity > 0 {
+            BTreeMap::from([(0, capacity)])
+        } else {
+            BTreeMap::new()
+        };
+        Regions {
+            free,
+            live: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
+        }
+    }
+
+    /// Takes the smallest free region that is large enough and gives its offset. `None`: none is now;
+    /// after [`Regions::earliest_release`] one may be. Of size 0 there is none.
+    pub fn allocate(&mut self, size: u32, now: Instant) -> Option<u32> {
+        self.reclaim(now);
+        let fitting = self
+            .free
+            .iter()
+            .filter(|(_, free)| size > 0 && **free >= size);
+        let (&offset, _) = fitting.min_by_key(|(offset, free)| (**free, **offset))?;
+        self.take(offset, offset, size);
+        Some(offset)
+    }
+
+    /// Takes a region that is known to be in use, as when adopting the maps of an earlier process.
+    /// False, and nothing changes, when part of it is not free.
+    pub fn reserve(&mut self, offset: u32, size: u32) -> bool {
+        let Some((&start, &free)) = self.free.range(..=offset).next_back() else {
+            return false;
+        };
+        let fits =
+            size > 0 && u64::from(offset) + u64::from(size) <= u64::from(start) + u64::from(free);
+        if fits {
+            self.take(start, offset, size);
+        }
+        fits
+    }
+
+    /// Gives a region back; it can be allocated again once [`GRACE`] has passed. False, and nothing
+    /// changes, when no such region is in use.
+    pub fn release(&mut self, offset: u32, size: u32, now: Instant) -> bool {
+        let known = self.live.get(&offset) == Some(&size);
+        if known {
+            self.live.remove(&offset);
+            self.quarantined
+                .insert((now.checked_add(GRACE).unwrap_or(now), offset, size));
+        }
+        known
+    }
+
+    /// When the next released region can be allocated again. `None`: none is waiting.
+    pub fn earliest_release(&self) -> Option<Instant> {
+        self.quarantined.first().map(|(when, ..)| *when)
+    }
+
+    /// Cuts a region out of the free one at `start`, which has to contain it.
+    fn take(&mut self, start: u32, offset: u32, size: u32) {
+        let Some(free) = self.free.remove(&start) else {
+            return;
+        };
+        let before = offset - start;
+        let after = free - before - size;
+        if before > 0 {
+            self.free.insert(start, before);
+        }
+        if after > 0 {
+            self.free.insert(offset + size, after);
+        }
+        self.live.insert(offset, size);
+    }
+
+    /// Frees what has waited long enough, joined with the free regions beside it.
+    fn reclaim(&mut self, now: Instant) {
+        while let Some(&(when, mut offset, mut size)) = self.quarantined.first() {
+            if when > now {
+                break;
+            }
+            self.quarantined.pop_first();
+            if let Some(after) = self.free.remove(&(offset + size)) {
+                size += after;
+            }
+            if let Some((&start, &before)) = self.free.range(..offset).next_back() {
+                if start + before == offset {
+                    self.free.remove(&start);
+                    (offset, size) = (start, size + before);
+                }
+            }
+            self.free.insert(offset, size);
+        }
+    }
+}
+
+/// Slots that the array needs so that the tables of any configuration within `limits` fit, with a
+/// quarter more against gaps and for many changes at once, and room to write the two largest tables
+/// anew. Saturates at `u32::MAX`.
+///
+/// What a service's table takes depends on its number of backends by steps; the most that all
+/// services can take together is found on the concave hull of these steps, whatever mix of sizes it
+/// comes from: of all lines `a + b * backends` that lie on or above every step, the lowest
+/// `a * limits.services + b * limits.backends`.
+pub fn capacity_for(limits: &Limits) -> u32 {
+    let (services, backends) = (i128::from(limits.services), i128::from(limits.backends));
+    let points: Vec<(i128, i128)> = std::iter::once((0, 0))
+        .chain(
+            SIZE_CLASSES
+                .iter()
+                .map(|class| (i128::from(class.candidates), i128::from(class.slots))),
+        )
+        .collect();
+    let mut most = services * i128::from(MAX_SLOTS);
+    for (index, &(x, y)) in points.iter().enumerate() {
+        for &(to_x, to_y) in &points[index + 1..] {
+            let (run, rise) = (to_x - x, to_y - y);
+            if points
+                .iter()
+                .all(|&(n, slots)| (slots - y) * run <= rise * (n - x))
+            {
+                let product = (y * run - rise * x) * services + rise * backends;
+                most = most.min((product + run - 1) / run);
+            }
+        }
+    }
+    u32::try_from(most + most / 4 + 2 * i128::from(MAX_SLOTS)).unwrap_or(u32::MAX)
+}
