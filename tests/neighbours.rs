@@ -4,7 +4,6 @@
 //! asserted: a loaded machine may be slow, and a wrong answer is what these tests are about.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +26,7 @@ struct Lab {
 impl Lab {
     fn new() -> Lab {
         assert!(
-            nix::unistd::geteuid().is_root(),
+            caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_ADMIN).unwrap_or(false),
             "this test makes network namespaces: run it as root (CAP_SYS_ADMIN and CAP_NET_ADMIN), \
              with iproute2 installed"
         );
@@ -158,10 +157,7 @@ impl Rig {
     fn turn(&mut self) {
         let wait = self.next_tick.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(wait).expect("timeout");
-        let mut fds = [PollFd::new(
-            self.neighbours.as_fd().as_fd(),
-            PollFlags::POLLIN,
-        )];
+        let mut fds = [PollFd::new(self.neighbours.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, timeout).expect("poll");
         if ready > 0 {
             self.neighbours.handle_events().expect("events");
@@ -505,4 +501,56 @@ fn a_flood_of_other_neighbours_events() {
         rig.until_mac("asked again after another", &v4, before);
     });
     std::fs::remove_file(&batch).expect("batch file");
+}
+
+#[test]
+fn hundreds_of_next_hops_that_all_change() {
+    const HOSTS: u32 = 500;
+    let lab = Lab::new();
+    let batch = std::env::temp_dir().join(format!("{}-hosts.batch", lab.prefix));
+    let address = |n: u32| format!("10.79.{}.{}", n / 250, n % 250 + 2);
+    let commands: String = (0..HOSTS)
+        .map(|n| format!("addr add {}/16 dev eth0\n", address(n)))
+        .collect();
+    std::fs::write(&batch, commands).expect("batch file");
+    run(&["-n", &lab.ns("b"), "-batch", batch.to_str().expect("path")]);
+    std::fs::remove_file(&batch).expect("batch file");
+    lab.ip("lb", "addr add 10.79.255.1/16 dev lb0");
+    let before = lab.mac("b", "eth0");
+    let after = MacAddress([2, 0x77, 0, 0, 0, 1]);
+    lab.run(|mut rig| {
+        let targets: Vec<Target> = (0..HOSTS).map(|n| target(&address(n))).collect();
+        let start = Instant::now();
+        rig.neighbours.track(targets.clone());
+        println!("track: {:?}", start.elapsed());
+        let all = |n: &Neighbours, expected| {
+            targets
+                .iter()
+                .all(|target| mac(&n.resolve(target)) == Some(expected))
+        };
+        rig.until("all resolved", |n| all(n, before));
+        rig.rest(Duration::from_secs(2));
+        let start = Instant::now();
+        rig.neighbours.tick(Instant::now()).expect("tick");
+        println!("a tick: {:?}", start.elapsed());
+        lab.ip("b", &format!("link set eth0 address {after}"));
+        rig.until("all followed a silent change", |n| all(n, after));
+    });
+}
+
+#[test]
+fn without_the_capability_the_reason_says_so() {
+    let lab = Lab::new();
+    lab.run(|mut rig| {
+        // Of this thread only.
+        caps::drop(
+            None,
+            caps::CapSet::Effective,
+            caps::Capability::CAP_NET_ADMIN,
+        )
+        .expect("drop");
+        let v4 = target("10.77.0.2");
+        rig.neighbours.track([v4.clone()]);
+        rig.until_reason("no capability", &v4, "CAP_NET_ADMIN");
+    });
 }

@@ -88,6 +88,8 @@ pub struct Neighbours {
     /// What was last said of each target.
     resolved: BTreeMap<Target, Resolution>,
     dirt: Dirt,
+    /// Events were lost; nothing holds until all has been read anew.
+    overrun: bool,
     routes_asked: Option<Instant>,
 }
 
@@ -109,6 +111,7 @@ impl Neighbours {
             paths: BTreeMap::new(),
             resolved: BTreeMap::new(),
             dirt: Dirt::default(),
+            overrun: false,
             routes_asked: None,
         };
         neighbours.reread()?;
@@ -222,14 +225,21 @@ impl Neighbours {
     /// Reads the events that wait.
     fn listen(&mut self) -> Result<(), Error> {
         for _ in 0..READS {
-            match self.events.read()? {
-                Heard::Silence => return Ok(()),
-                Heard::Events(events) => events.into_iter().for_each(|event| self.take_in(event)),
-                Heard::Overrun => {
-                    log::debug!("netlink events came faster than they were read; reading all anew");
-                    return self.reread();
-                }
+            if self.overrun {
+                break;
             }
+            match self.events.read()? {
+                Heard::Silence => break,
+                Heard::Events(events) => events.into_iter().for_each(|event| self.take_in(event)),
+                Heard::Overrun => self.overrun = true,
+            }
+        }
+        if self.overrun {
+            log::debug!("netlink events came faster than they were read; reading all anew");
+            // After an overrun the kernel queues nothing more until the queue is empty. What is in it
+            // is older than what is read next, and would put old facts back over new ones.
+            while !matches!(self.events.read()?, Heard::Silence) {}
+            self.reread()?;
         }
         Ok(())
     }
@@ -253,19 +263,15 @@ impl Neighbours {
         }
     }
 
-    /// Reads everything from the beginning, in place of what was known.
+    /// Reads everything from the beginning, in place of what was known. Events that are queued
+    /// meanwhile repeat or go beyond what is read here, so taking them in afterwards does no harm.
     fn reread(&mut self) -> Result<(), Error> {
-        // What still waits is older than what will be read; only what comes from now on counts.
-        for _ in 0..READS {
-            if matches!(self.events.read()?, Heard::Silence) {
-                break;
-            }
-        }
         let mut facts = Facts::default();
         for event in self.requests.dump()? {
             facts.apply(event);
         }
         self.facts = facts;
+        self.overrun = false;
         self.dirt.visible = true;
         self.dirt.routes = true;
         self.dirt.all = true;
