@@ -75,8 +75,7 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 	return send(p, &c->conn, b);
 }
 
-SEC("xdp.frags")
-int xdp_lb(struct xdp_md *ctx)
+static __always_inline int balance(struct xdp_md *ctx)
 {
 	struct packet p = {};
 	int reason = parse_ethernet(ctx, &p);
@@ -91,6 +90,12 @@ int xdp_lb(struct xdp_md *ctx)
 	default:
 		return finish(REASON_NOT_IP);
 	}
+}
+
+SEC("xdp.frags")
+int xdp_lb(struct xdp_md *ctx)
+{
+	return balance(ctx);
 }
 
 /* The skeleton has the types that BTF has, and BTF those that code uses. */

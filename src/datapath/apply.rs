@@ -351,13 +351,13 @@ impl Tables {
 
     /// Empties the ids that the plan does not use: services before the backends that their tables name.
     fn clear_unused(&mut self, desired: &Desired) {
-        for id in (0..self.services.len()).filter(|id| !desired.services.contains_key(id)) {
+        for id in (0..self.services.length()).filter(|id| !desired.services.contains_key(id)) {
             let live = self.services.get(id).unwrap_or_default();
             if self.services.set(id, &abi::service::default()) {
                 self.release(live.table);
             }
         }
-        for id in (0..self.backends.len()).filter(|id| !desired.backends.contains_key(id)) {
+        for id in (0..self.backends.length()).filter(|id| !desired.backends.contains_key(id)) {
             self.backends.set(id, &abi::backend::default());
         }
     }

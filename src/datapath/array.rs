@@ -83,13 +83,8 @@ impl<T: Plain + Copy + Default> Array<T> {
     }
 
     /// How many elements there are.
-    pub fn len(&self) -> u32 {
+    pub fn length(&self) -> u32 {
         self.length
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
     }
 
     /// The element, or `None` beyond the end.

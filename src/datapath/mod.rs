@@ -128,7 +128,7 @@ struct Tables {
 }
 
 /// The sizes of the maps that `[limits]` sets, by name.
-fn sizes(limits: &Limits) -> [(&'static str, u32); 10] {
+fn sizes(limits: &Limits) -> [(&'static str, u32); 11] {
     // Each connection has two entries, one for each direction.
     let entries = limits.connections.saturating_mul(2).max(64);
     // Half-open connections live seconds, established ones hours; a flood fills only this part.
@@ -139,6 +139,7 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 10] {
         ("vips", bindings),
         ("services", limits.services),
         ("backends", limits.backends),
+        ("traffic", limits.backends),
         ("maglev", regions::capacity_for(limits).div_ceil(2)),
         ("conntrack", entries),
         ("conntrack6", entries),

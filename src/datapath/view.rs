@@ -108,7 +108,7 @@ impl View {
     pub fn services(&self) -> Result<BTreeMap<u32, Service>, Error> {
         let mut services: BTreeMap<u32, Service> = BTreeMap::new();
         let array: Array<abi::service> = Array::map_read_only(&self.map("services")?)?;
-        for id in 0..array.len() {
+        for id in 0..array.length() {
             let Some(service) = array.get(id).filter(|service| service.family != 0) else {
                 continue;
             };
@@ -163,7 +163,7 @@ impl View {
     fn read_backends(&self, services: &mut BTreeMap<u32, Service>) -> Result<(), Error> {
         let traffic = self.map("traffic")?;
         let array: Array<abi::backend> = Array::map_read_only(&self.map("backends")?)?;
-        for id in 0..array.len() {
+        for id in 0..array.length() {
             let Some(backend) = array.get(id).filter(|backend| backend.forward != 0) else {
                 continue;
             };
