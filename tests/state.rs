@@ -1,0 +1,1068 @@
+//! Properties of the desired state: ids, generations, bindings, sources, ports, regions, filter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use xdplb::config::{
+    self, AdminState, Config, Datapath, Forward, HashBy, Limits, Log, LogFormat, MacAddress,
+    PortRange, Protocol, Timeouts, UnknownPort, XdpMode,
+};
+use xdplb::state::maglev::{size_for, MAX_SLOTS};
+use xdplb::state::ports::{cover, merge, PortPrefix};
+use xdplb::state::regions::{capacity_for, Regions, GRACE};
+use xdplb::state::{
+    bindings_changed, filter, plan, Backend, Desired, Family, Health, Hop, PlanError, Source,
+    SourceRange, Vip, World, NAT_SOURCE_LIMIT,
+};
+
+const VIP: &str = "203.0.113.11";
+const VIP6: &str = "2001:db8:1::11";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn config(services: Vec<config::Service>) -> Config {
+    let second = Duration::from_secs(1);
+    Config {
+        datapath: Datapath {
+            interfaces: vec!["eth0".into()],
+            xdp_mode: XdpMode::Auto,
+            pin_dir: PathBuf::from("/sys/fs/bpf/xdplb"),
+            addresses: Vec::new(),
+            hash_seed: 0,
+            unknown_port: UnknownPort::Pass,
+        },
+        limits: Limits {
+            services: 64,
+            backends: 1024,
+            connections: 1024,
+        },
+        timeouts: Timeouts {
+            tcp_opening: second,
+            tcp_established: second,
+            tcp_closing: second,
+            udp: second,
+            other: second,
+        },
+        services,
+        log: Log {
+            level: log::LevelFilter::Info,
+            format: LogFormat::Text,
+        },
+    }
+}
+
+fn service(name: &str, vips: &[&str], port: u16, backends: &[&str]) -> config::Service {
+    config::Service {
+        name: name.into(),
+        vips: vips.iter().map(|vip| ip(vip)).collect(),
+        protocols: vec![Protocol::Tcp],
+        ports: vec![PortRange {
+            first: port,
+            last: port,
+        }],
+        forward: Forward::Nat,
+        hash: HashBy::FiveTuple,
+        backends: backends
+            .iter()
+            .map(|address| backend(ip(address)))
+            .collect(),
+    }
+}
+
+fn backend(address: IpAddr) -> config::Backend {
+    config::Backend {
+        name: address.to_string(),
+        address,
+        port: None,
+        weight: 1,
+        state: AdminState::Up,
+        interface: None,
+        mac: None,
+    }
+}
+
+const HOP: Hop = Hop {
+    mac: MacAddress([2, 0, 0, 0, 0, 1]),
+    port: 1,
+};
+
+/// A plan in a world where every backend is found behind interface slot 1.
+fn planned(previous: &Desired, config: &Config) -> Desired {
+    planned_from(previous, config, &[])
+}
+
+fn planned_from(previous: &Desired, config: &Config, sources: &[Source]) -> Desired {
+    plan(
+        previous,
+        config,
+        &World {
+            hop: &|_| Some(HOP),
+            sources,
+        },
+    )
+    .expect("a plan")
+}
+
+fn first_plan(config: &Config) -> Desired {
+    planned(&Desired::default(), config)
+}
+
+fn find<'a>(desired: &'a Desired, address: &str) -> (u32, &'a Backend) {
+    let address = ip(address);
+    let mut found = desired
+        .backends
+        .iter()
+        .filter(|(_, backend)| backend.address == address);
+    let (id, backend) = found.next().expect("the backend");
+    assert!(found.next().is_none(), "only one");
+    (*id, backend)
+}
+
+fn addresses(desired: &Desired, range: SourceRange) -> Vec<String> {
+    let (first, count) = (range.first as usize, range.count as usize);
+    desired.nat_sources[first..first + count]
+        .iter()
+        .map(IpAddr::to_string)
+        .collect()
+}
+
+// ------------------------------------------------------------------------------------------- ids
+
+#[test]
+fn each_address_family_is_a_service() {
+    let web = service(
+        "web",
+        &[VIP, VIP6, "203.0.113.12"],
+        80,
+        &["10.0.0.1", "fd00::1", "10.0.0.2"],
+    );
+    let desired = first_plan(&config(vec![web]));
+    assert_eq!(desired.services.len(), 2);
+    for (id, service) in &desired.services {
+        assert_eq!(service.name, "web");
+        let mut members = desired
+            .backends
+            .values()
+            .filter(|backend| backend.service == *id);
+        assert!(members.all(|backend| Family::of(backend.address) == service.family));
+        assert_eq!(
+            service.table.len() as u32,
+            if service.family == Family::V4 {
+                2039
+            } else {
+                251
+            }
+        );
+    }
+    assert_eq!(
+        desired
+            .vips
+            .values()
+            .filter(|service| service.is_none())
+            .count(),
+        3
+    );
+    assert_eq!(desired.vips.len(), 6);
+}
+
+#[test]
+fn a_renamed_service_keeps_its_id_and_connections() {
+    let before = first_plan(&config(vec![
+        service("other", &[VIP], 443, &["10.0.0.3"]),
+        service("old", &[VIP], 80, &["10.0.0.1"]),
+    ]));
+    let after = planned(
+        &before,
+        &config(vec![service("new", &[VIP], 80, &["10.0.0.1"])]),
+    );
+    let (id, renamed) = after.services.first_key_value().expect("a service");
+    assert_eq!(before.services[id].name, "old");
+    assert_eq!(renamed.name, "new");
+    assert_eq!(find(&after, "10.0.0.1"), find(&before, "10.0.0.1"));
+    assert!(Arc::ptr_eq(&renamed.table, &before.services[id].table));
+}
+
+#[test]
+fn a_name_counts_for_more_than_a_binding() {
+    let before = first_plan(&config(vec![
+        service("a", &[VIP], 80, &["10.0.0.1"]),
+        service("b", &[VIP], 443, &["10.0.0.2"]),
+    ]));
+    let after = planned(
+        &before,
+        &config(vec![
+            service("c", &[VIP], 443, &["10.0.0.2"]),
+            service("b", &[VIP], 80, &["10.0.0.2"]),
+        ]),
+    );
+    let id_of = |desired: &Desired, name: &str| {
+        desired
+            .services
+            .iter()
+            .find(|(_, service)| service.name == name)
+            .map(|(id, _)| *id)
+    };
+    assert_eq!(id_of(&after, "b"), id_of(&before, "b"));
+    // Port 443 was b's, which is still there under its name: c is a new service.
+    assert!(id_of(&after, "c").is_some_and(|id| !before.services.contains_key(&id)));
+}
+
+#[test]
+fn a_backend_is_new_when_what_it_is_has_changed() {
+    let original = config(vec![service("web", &[VIP], 80, &["10.0.0.1", "10.0.0.2"])]);
+    let before = first_plan(&original);
+    let (id, old) = find(&before, "10.0.0.1");
+
+    type Change = fn(&mut Config);
+    let kept: [Change; 4] = [
+        |config| config.services[0].backends[0].weight = 7,
+        |config| config.services[0].backends[0].name = "node".into(),
+        |config| config.services[0].backends[0].state = AdminState::Drain,
+        |config| config.services[0].vips.push(ip("203.0.113.99")),
+    ];
+    for change in kept {
+        let mut config = original.clone();
+        change(&mut config);
+        let after = planned(&before, &config);
+        let (same, backend) = find(&after, "10.0.0.1");
+        assert_eq!((same, backend.generation), (id, old.generation));
+    }
+    let replaced: [Change; 2] = [
+        |config| config.services[0].backends[0].port = Some(8080),
+        |config| config.services[0].forward = Forward::FullNat,
+    ];
+    for change in replaced {
+        let mut config = original.clone();
+        change(&mut config);
+        let after = planned(&before, &config);
+        let (other, backend) = find(&after, "10.0.0.1");
+        assert!(!before.backends.contains_key(&other));
+        assert!(backend.generation >= before.next_generation);
+    }
+}
+
+#[test]
+fn a_freed_id_comes_back_one_plan_later() {
+    let with = |backends: &[&str]| config(vec![service("web", &[VIP], 80, backends)]);
+    let first = first_plan(&with(&["10.0.0.1", "10.0.0.2"]));
+    let second = planned(&first, &with(&["10.0.0.2", "10.0.0.3"]));
+    assert_eq!(second.backends.keys().copied().collect::<Vec<_>>(), [1, 2]);
+    let third = planned(&second, &with(&["10.0.0.2", "10.0.0.3", "10.0.0.4"]));
+    let (id, reused) = find(&third, "10.0.0.4");
+    assert_eq!(id, 0);
+    assert!(reused.generation > find(&third, "10.0.0.3").1.generation);
+}
+
+#[test]
+fn what_finds_only_freed_ids_waits_for_the_next_plan() {
+    let with = |vip, name, backends: &[&str]| {
+        let mut config = config(vec![service(name, &[vip], 80, backends)]);
+        config.limits = Limits {
+            services: 1,
+            backends: 2,
+            connections: 1,
+        };
+        config
+    };
+    let first = first_plan(&with(VIP, "a", &["10.0.0.1", "10.0.0.2"]));
+    let wanted = with("203.0.113.50", "b", &["10.0.0.3", "10.0.0.4"]);
+    let second = planned(&first, &wanted);
+    assert_eq!(
+        (
+            second.deferred,
+            second.services.len(),
+            second.backends.len()
+        ),
+        (1, 0, 0)
+    );
+    let third = planned(&second, &wanted);
+    assert_eq!(
+        (third.deferred, third.services.len(), third.backends.len()),
+        (0, 1, 2)
+    );
+
+    let fourth = planned(
+        &third,
+        &with("203.0.113.50", "b", &["10.0.0.4", "10.0.0.5"]),
+    );
+    assert_eq!((fourth.deferred, fourth.backends.len()), (1, 1));
+}
+
+#[test]
+fn generations_skip_zero() {
+    let before = Desired {
+        next_generation: u32::MAX,
+        ..Desired::default()
+    };
+    let web = service("web", &[VIP], 80, &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    let after = planned(&before, &config(vec![web]));
+    let generations: Vec<u32> = after
+        .backends
+        .values()
+        .map(|backend| backend.generation)
+        .collect();
+    assert_eq!(generations, [u32::MAX, 1, 2]);
+}
+
+// ------------------------------------------------------------------------- usability and tables
+
+#[test]
+fn only_usable_backends_take_slots() {
+    let mut web = service(
+        "web",
+        &[VIP],
+        80,
+        &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"],
+    );
+    web.backends[1].state = AdminState::Drain;
+    web.backends[2].state = AdminState::Down;
+    web.backends[3].weight = 0;
+    let lost = ip("10.0.0.5");
+    let world = World {
+        hop: &|backend| (backend.address != lost).then_some(HOP),
+        sources: &[],
+    };
+    let desired = plan(&Desired::default(), &config(vec![web]), &world).expect("a plan");
+    let usable: Vec<bool> = desired
+        .backends
+        .values()
+        .map(|backend| backend.usable)
+        .collect();
+    assert_eq!(usable, [true, true, false, true, false]);
+    assert_eq!(find(&desired, "10.0.0.5").1.health, Health::Unresolved);
+    assert_eq!(*desired.services[&0].table, [0; 251]);
+}
+
+#[test]
+fn a_table_is_made_anew_only_when_it_changes() {
+    let original = config(vec![service("web", &[VIP], 80, &["10.0.0.1", "10.0.0.2"])]);
+    let before = first_plan(&original);
+    let table = |desired: &Desired| Arc::clone(&desired.services[&0].table);
+    assert!(Arc::ptr_eq(
+        &table(&before),
+        &table(&planned(&before, &original))
+    ));
+
+    let mut reseeded = original.clone();
+    reseeded.datapath.hash_seed = 1;
+    assert_ne!(table(&before), table(&planned(&before, &reseeded)));
+
+    let unresolved = World {
+        hop: &|_| None,
+        sources: &[],
+    };
+    let down = plan(&before, &original, &unresolved).expect("a plan");
+    assert!(table(&down).is_empty());
+    assert_eq!(table(&before), table(&planned(&down, &original)));
+
+    let mut stripped = before.clone();
+    stripped
+        .services
+        .values_mut()
+        .for_each(|service| service.table = Arc::default());
+    assert_eq!(table(&before), table(&planned(&stripped, &original)));
+}
+
+// ------------------------------------------------------------------------------------- sources
+
+fn full_nat(vips: &[&str], backends: &[&str]) -> Config {
+    let mut service = service("web", vips, 80, backends);
+    service.forward = Forward::FullNat;
+    config(vec![service])
+}
+
+#[test]
+fn listed_addresses_serve_every_backend_of_their_family() {
+    let mut config = full_nat(&[VIP, VIP6], &["10.0.0.1", "fd00::1"]);
+    config.datapath.addresses = ["192.0.2.2", "2001:db8::2", "192.0.2.1"].map(ip).to_vec();
+    let own = [Source {
+        address: ip("10.0.0.254"),
+        port: 1,
+    }];
+    let desired = planned_from(&Desired::default(), &config, &own);
+    let from = |address| addresses(&desired, find(&desired, address).1.sources);
+    assert_eq!(from("10.0.0.1"), ["192.0.2.1", "192.0.2.2"]);
+    assert_eq!(from("fd00::1"), ["2001:db8::2"]);
+}
+
+#[test]
+fn own_addresses_are_those_of_the_interface_or_else_all() {
+    let config = full_nat(&[VIP], &["10.0.0.1", "10.1.0.1", "10.2.0.1"]);
+    let own = [
+        ("10.1.0.254", 2),
+        ("10.0.0.254", 1),
+        ("10.0.0.253", 1),
+        ("fd00::1", 1),
+        // Of no use: a VIP, loopback and link-local addresses.
+        (VIP, 1),
+        ("127.0.0.1", 1),
+        ("fe80::1", 2),
+    ];
+    let own = own.map(|(address, port)| Source {
+        address: ip(address),
+        port,
+    });
+    let third = |address: IpAddr| match address {
+        IpAddr::V4(address) => u16::from(address.octets()[1]) + 1,
+        IpAddr::V6(_) => 0,
+    };
+    let hop = |backend: &config::Backend| {
+        Some(Hop {
+            port: third(backend.address),
+            ..HOP
+        })
+    };
+    let desired = plan(
+        &Desired::default(),
+        &config,
+        &World {
+            hop: &hop,
+            sources: &own,
+        },
+    )
+    .expect("a plan");
+    let from = |address| addresses(&desired, find(&desired, address).1.sources);
+    assert_eq!(from("10.0.0.1"), ["10.0.0.253", "10.0.0.254"]);
+    assert_eq!(from("10.1.0.1"), ["10.1.0.254"]);
+    assert_eq!(from("10.2.0.1"), ["10.0.0.253", "10.0.0.254", "10.1.0.254"]);
+    assert_eq!(desired.nat_sources.len(), 4);
+}
+
+#[test]
+fn full_nat_needs_a_source() {
+    let mut config = full_nat(&[VIP], &["10.0.0.1"]);
+    config.datapath.addresses = vec![ip("2001:db8::2")];
+    let own = [Source {
+        address: ip("10.0.0.254"),
+        port: 1,
+    }];
+    let desired = planned_from(&Desired::default(), &config, &own);
+    let (_, backend) = find(&desired, "10.0.0.1");
+    assert_eq!((backend.health, backend.usable), (Health::NoSource, false));
+    assert!(desired.services[&0].table.is_empty());
+}
+
+#[test]
+fn nat_alone_leaves_the_pool_empty() {
+    let own = [Source {
+        address: ip("10.0.0.254"),
+        port: 1,
+    }];
+    let config = config(vec![service("web", &[VIP], 80, &["10.0.0.1"])]);
+    assert!(planned_from(&Desired::default(), &config, &own)
+        .nat_sources
+        .is_empty());
+}
+
+// --------------------------------------------------------------------------------------- errors
+
+#[test]
+fn limits_are_named_with_what_to_do() {
+    let refused = |config: &Config, sources: &[Source]| {
+        let world = World {
+            hop: &|_| Some(HOP),
+            sources,
+        };
+        plan(&Desired::default(), config, &world).expect_err("refused")
+    };
+    let mut web = config(vec![service(
+        "web",
+        &[VIP, VIP6],
+        80,
+        &["10.0.0.1", "10.0.0.2"],
+    )]);
+    web.limits.services = 1;
+    let error = refused(&web, &[]);
+    assert_eq!(
+        error,
+        PlanError::Services {
+            needed: 2,
+            limit: 1
+        }
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("raise limits.services to 2 or more"),
+        "{error}"
+    );
+
+    web.limits.services = 2;
+    web.limits.backends = 1;
+    let error = refused(&web, &[]);
+    assert_eq!(
+        error,
+        PlanError::Backends {
+            needed: 2,
+            limit: 1
+        }
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("raise limits.backends to 2 or more"),
+        "{error}"
+    );
+
+    let many = |count: usize| {
+        (0..count as u32).map(|index| Source {
+            address: IpAddr::from((0x0b00_0000 + index).to_be_bytes()),
+            port: 0,
+        })
+    };
+    let error = refused(
+        &full_nat(&[VIP], &[]),
+        &many(NAT_SOURCE_LIMIT + 1).collect::<Vec<_>>(),
+    );
+    assert_eq!(error, PlanError::Sources { count: 4097 });
+    assert!(error.to_string().contains("datapath.addresses"), "{error}");
+
+    let mut crowd = config(vec![service("crowd", &[VIP], 80, &[])]);
+    crowd.services[0].backends = many(65_536).map(|source| backend(source.address)).collect();
+    crowd.limits.backends = 100_000;
+    let error = refused(&crowd, &[]);
+    assert_eq!(
+        error,
+        PlanError::ServiceBackends {
+            service: "crowd".into(),
+            count: 65_536
+        }
+    );
+}
+
+// ------------------------------------------------------------------------------------- bindings
+
+#[test]
+fn a_port_belongs_to_the_longest_prefix() {
+    let mut any = service("any", &[VIP], 0, &[]);
+    any.ports = vec![PortRange::ANY];
+    let desired = first_plan(&config(vec![any, service("web", &[VIP], 80, &[])]));
+    assert_eq!(desired.still_bound(ip(VIP), 6, 81), Some(0));
+    assert_eq!(desired.still_bound(ip(VIP), 6, 80), Some(1));
+    assert_eq!(desired.still_bound(ip(VIP), 17, 80), None);
+    assert_eq!(desired.still_bound(ip(VIP), 1, 0), None);
+    assert_eq!(desired.still_bound(ip("10.0.0.1"), 6, 80), None);
+}
+
+#[test]
+fn bindings_change_when_a_port_changes_hands() {
+    let web = || service("web", &[VIP], 80, &["10.0.0.1"]);
+    let tls = || service("tls", &[VIP], 443, &["10.0.0.1"]);
+    let any = || config::Service {
+        ports: vec![PortRange::ANY],
+        ..service("any", &[VIP], 0, &[])
+    };
+    let before = first_plan(&config(vec![web(), tls()]));
+    let changed = |services| bindings_changed(&before, &planned(&before, &config(services)));
+    assert!(!changed(vec![tls(), web()]));
+    assert!(!changed(vec![
+        web(),
+        tls(),
+        service("dns", &[VIP], 53, &[])
+    ]));
+    assert!(!changed(vec![tls(), service("renamed", &[VIP], 80, &[])]));
+    assert!(changed(vec![web()]));
+    assert!(changed(vec![service("web", &[VIP], 81, &[]), tls()]));
+    assert!(changed(vec![
+        config::Service {
+            protocols: vec![Protocol::Udp],
+            ..web()
+        },
+        tls()
+    ]));
+
+    let wide = first_plan(&config(vec![any()]));
+    let narrowed = planned(&wide, &config(vec![any(), web()]));
+    assert!(
+        bindings_changed(&wide, &narrowed),
+        "web took port 80 from any"
+    );
+}
+
+// ----------------------------------------------------------------------------- plans, properties
+
+/// A valid configuration: services on VIPs of their own, some of both families.
+fn configs() -> impl Strategy<Value = Config> {
+    let backend_options = (
+        0u8..12,
+        any::<bool>(),
+        prop::option::of(1u16..4),
+        0..=3u16,
+        0..4u8,
+    );
+    let backends = prop::collection::vec(backend_options, 0..8).prop_map(|options| {
+        let mut backends = BTreeMap::new();
+        for (host, v6, port, weight, state) in options {
+            let address = if v6 {
+                ip(&format!("fd00::{host}"))
+            } else {
+                IpAddr::from([10, 0, 0, host])
+            };
+            let state = [
+                AdminState::Up,
+                AdminState::Up,
+                AdminState::Drain,
+                AdminState::Down,
+            ][usize::from(state)];
+            let name = format!("{address} {port:?}");
+            backends.insert(
+                (address, port),
+                config::Backend {
+                    name,
+                    port,
+                    weight,
+                    state,
+                    ..backend(address)
+                },
+            );
+        }
+        backends.into_values().collect::<Vec<_>>()
+    });
+    let ports = prop::collection::vec((any::<u16>(), any::<u16>()), 1..3).prop_map(|pairs| {
+        merge(pairs.into_iter().flat_map(|(a, b)| {
+            cover(PortRange {
+                first: a.min(b),
+                last: a.max(b),
+            })
+        }))
+    });
+    let services =
+        prop::collection::btree_map(0u8..6, (backends, ports, 1u8..4, any::<bool>()), 0..5);
+    let services = services.prop_map(|services| {
+        let build = |(index, (backends, ports, families, full_nat)): (u8, (Vec<_>, _, u8, _))| {
+            let mut vips = vec![
+                IpAddr::from([203, 0, 113, index]),
+                ip(&format!("2001:db8::{index}")),
+            ];
+            vips.retain(|vip| families & if vip.is_ipv4() { 1 } else { 2 } != 0);
+            let forward = if full_nat {
+                Forward::FullNat
+            } else {
+                Forward::Nat
+            };
+            config::Service {
+                vips,
+                ports,
+                forward,
+                backends,
+                ..service(&format!("s{index}"), &[], 0, &[])
+            }
+        };
+        services.into_iter().map(build).collect()
+    });
+    services.prop_map(config)
+}
+
+/// The same configuration, services and backends in another order.
+fn shuffled(original: Config) -> impl Strategy<Value = Config> {
+    let services: Vec<_> = original
+        .services
+        .iter()
+        .map(|service| {
+            let service = service.clone();
+            Just(service.backends.clone())
+                .prop_shuffle()
+                .prop_map(move |backends| config::Service {
+                    backends,
+                    ..service.clone()
+                })
+        })
+        .collect();
+    services.prop_shuffle().prop_map(move |services| Config {
+        services,
+        ..original.clone()
+    })
+}
+
+const OWN: [(&str, u16); 3] = [("10.0.0.254", 1), ("10.1.0.254", 2), ("fd00::fe", 1)];
+
+fn own() -> Vec<Source> {
+    OWN.iter()
+        .map(|(address, port)| Source {
+            address: ip(address),
+            port: *port,
+        })
+        .collect()
+}
+
+/// What holds for every plan, given the one before it.
+fn is_sound(previous: &Desired, next: &Desired, config: &Config) -> Result<(), TestCaseError> {
+    prop_assert_eq!(next.deferred, 0);
+    let generations: BTreeSet<u32> = next
+        .backends
+        .values()
+        .map(|backend| backend.generation)
+        .collect();
+    prop_assert_eq!(generations.len(), next.backends.len());
+    prop_assert!(!generations.contains(&0));
+    for (id, backend) in &next.backends {
+        let service = &next.services[&backend.service];
+        prop_assert_eq!(Family::of(backend.address), service.family);
+        prop_assert_eq!(backend.forward, service.forward);
+        prop_assert!(
+            (backend.sources.first + backend.sources.count) as usize <= next.nat_sources.len()
+        );
+        match previous.backends.get(id) {
+            Some(old) => {
+                let identity = |backend: &Backend| {
+                    (
+                        backend.service,
+                        backend.address,
+                        backend.port,
+                        backend.forward,
+                        backend.generation,
+                    )
+                };
+                prop_assert_eq!(
+                    identity(old),
+                    identity(backend),
+                    "an id does not change hands"
+                );
+            }
+            None => prop_assert!(backend.generation >= previous.next_generation),
+        }
+        let bit = filter::bit(backend.address);
+        prop_assert!(next.filter[usize::from(bit >> 6)] & (1 << (bit & 63)) != 0);
+    }
+    for (id, service) in &next.services {
+        prop_assert!(previous
+            .services
+            .get(id)
+            .is_none_or(|old| old.family == service.family));
+        let takes = |id: &u32| {
+            let backend = &next.backends[id];
+            backend.usable && backend.state == AdminState::Up && backend.weight > 0
+        };
+        let members: BTreeSet<u32> = next
+            .backends
+            .keys()
+            .copied()
+            .filter(|backend| next.backends[backend].service == *id && takes(backend))
+            .collect();
+        prop_assert_eq!(service.table.len() as u32, size_for(members.len()));
+        prop_assert_eq!(
+            service.table.iter().copied().collect::<BTreeSet<_>>(),
+            members
+        );
+    }
+    let total: u64 = next
+        .services
+        .values()
+        .map(|service| service.table.len() as u64)
+        .sum();
+    prop_assert!(total <= u64::from(capacity_for(&config.limits)));
+    for service in &config.services {
+        for (&vip, range) in service
+            .vips
+            .iter()
+            .flat_map(|vip| service.ports.iter().map(move |range| (vip, range)))
+        {
+            prop_assert_eq!(
+                next.vips.get(&Vip {
+                    address: vip,
+                    ports: None
+                }),
+                Some(&None)
+            );
+            for port in [range.first, range.last] {
+                let bound = next.still_bound(vip, 6, port).map(|id| &next.services[&id]);
+                prop_assert_eq!(bound.map(|bound| &bound.name), Some(&service.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn order_does_not_matter((one, other) in configs().prop_flat_map(|one| (Just(one.clone()), shuffled(one)))) {
+        let before = planned_from(&Desired::default(), &one, &own());
+        let again = planned_from(&before, &one, &own());
+        prop_assert_eq!(&before, &again);
+        let after = planned_from(&before, &other, &own());
+        prop_assert_eq!(&before, &after);
+        for (id, service) in &after.services {
+            prop_assert!(Arc::ptr_eq(&service.table, &before.services[id].table));
+        }
+    }
+
+    #[test]
+    fn plans_follow_each_other_soundly(configs in prop::collection::vec(configs(), 1..6)) {
+        let mut previous = Desired::default();
+        // Of every generation, the backend that had it.
+        let mut holders = BTreeMap::new();
+        for config in &configs {
+            let next = planned_from(&previous, config, &own());
+            is_sound(&previous, &next, config)?;
+            for (id, backend) in &next.backends {
+                let holder = (*id, backend.address, backend.port);
+                prop_assert_eq!(*holders.entry(backend.generation).or_insert(holder), holder);
+            }
+            let moved = previous.vips.iter().filter_map(|(vip, service)| vip.ports.zip(*service).map(|bound| (vip.address, bound)))
+                .any(|(vip, ((protocol, ports), service))| {
+                    let PortRange { first, last } = ports.range();
+                    [first, last].into_iter().any(|port| next.still_bound(vip, protocol.number(), port) != Some(service))
+                });
+            prop_assert!(!moved || bindings_changed(&previous, &next));
+            previous = next;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------- ports
+
+fn range() -> impl Strategy<Value = PortRange> {
+    (any::<u16>(), any::<u16>()).prop_map(|(a, b)| PortRange {
+        first: a.min(b),
+        last: a.max(b),
+    })
+}
+
+#[test]
+fn covers_of_the_extremes() {
+    assert_eq!(cover(PortRange::ANY), [PortPrefix::new(0, 0)]);
+    assert_eq!(
+        cover(PortRange {
+            first: 65535,
+            last: 65535
+        }),
+        [PortPrefix::new(65535, 16)]
+    );
+    assert_eq!(
+        cover(PortRange {
+            first: 1,
+            last: 65534
+        })
+        .len(),
+        30
+    );
+    assert!(cover(PortRange { first: 2, last: 1 }).is_empty());
+    assert_eq!(PortPrefix::new(8003, 99), PortPrefix::new(8003, 16));
+    let eight: Vec<_> = cover(PortRange {
+        first: 8000,
+        last: 8010,
+    })
+    .into_iter()
+    .map(|prefix| (prefix.value(), prefix.length()))
+    .collect();
+    assert_eq!(eight, [(8000, 13), (8008, 15), (8010, 16)]);
+}
+
+#[test]
+fn merge_joins_what_touches() {
+    let ranges = [(80, 80), (81, 90), (85, 87), (443, 443), (65535, 65535)];
+    let prefixes = ranges
+        .into_iter()
+        .rev()
+        .flat_map(|(first, last)| cover(PortRange { first, last }));
+    let merged: Vec<_> = merge(prefixes)
+        .into_iter()
+        .map(|range| (range.first, range.last))
+        .collect();
+    assert_eq!(merged, [(80, 90), (443, 443), (65535, 65535)]);
+    assert!(merge([]).is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_cover_is_exact_disjoint_and_minimal(range in range()) {
+        let prefixes = cover(range);
+        prop_assert!(prefixes.len() <= 30);
+        prop_assert_eq!(merge(prefixes.iter().copied()), vec![range]);
+        // Ascending, each beginning where the one before ends: exact and disjoint.
+        let mut next = u32::from(range.first);
+        for prefix in &prefixes {
+            prop_assert_eq!(u32::from(prefix.range().first), next);
+            next = u32::from(prefix.range().last) + 1;
+        }
+        prop_assert_eq!(next, u32::from(range.last) + 1);
+        // Minimal: no prefix could be a bit shorter and still lie within the range. Prefixes nest or
+        // are disjoint, so any other cover consists of parts of these.
+        for prefix in prefixes {
+            let wider = prefix.length().checked_sub(1).map(|length| PortPrefix::new(prefix.value(), length).range());
+            prop_assert!(wider.is_none_or(|wider| wider.first < range.first || wider.last > range.last));
+        }
+    }
+}
+
+// --------------------------------------------------------------------------------------- filter
+
+#[test]
+fn filter_bits_are_those_of_the_datapath() {
+    let expected = |word: u32| (word.wrapping_mul(0x9E37_79B1) >> 16) as u16;
+    let v4 = u32::from_ne_bytes([203, 0, 113, 11]);
+    assert_eq!(filter::bit(ip(VIP)), expected(v4));
+    let words = [
+        [0x20, 1, 0x0d, 0xb8],
+        [0, 1, 0, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0x11],
+    ]
+    .map(u32::from_ne_bytes);
+    let folded =
+        words[0] ^ words[1].rotate_left(8) ^ words[2].rotate_left(16) ^ words[3].rotate_left(24);
+    assert_eq!(filter::bit(ip(VIP6)), expected(folded));
+
+    let words = filter::words([ip(VIP), ip(VIP6)]);
+    assert_eq!(words.iter().map(|word| word.count_ones()).sum::<u32>(), 2);
+}
+
+// -------------------------------------------------------------------------------------- regions
+
+#[test]
+fn a_released_region_rests_and_is_joined_again() {
+    let start = Instant::now();
+    let mut regions = Regions::new(1000);
+    assert_eq!(regions.allocate(400, start), Some(0));
+    assert_eq!(regions.allocate(600, start), Some(400));
+    assert_eq!(regions.allocate(1, start), None);
+    assert!(regions.release(0, 400, start));
+    assert!(regions.release(400, 600, start + GRACE / 2));
+    assert!(
+        !regions.release(400, 600, start),
+        "it is not in use any more"
+    );
+    assert_eq!(regions.earliest_release(), Some(start + GRACE));
+    assert_eq!(regions.allocate(1, start + GRACE / 2), None);
+    assert_eq!(regions.allocate(1000, start + GRACE), None);
+    assert_eq!(regions.allocate(1000, start + 2 * GRACE), Some(0));
+    assert_eq!(regions.earliest_release(), None);
+}
+
+#[test]
+fn odd_requests_change_nothing() {
+    let now = Instant::now();
+    let mut regions = Regions::new(100);
+    assert_eq!(regions.allocate(0, now), None);
+    assert_eq!(regions.allocate(101, now), None);
+    assert!(
+        !regions.reserve(50, 51) && !regions.reserve(u32::MAX, u32::MAX) && !regions.reserve(0, 0)
+    );
+    assert!(regions.reserve(10, 20));
+    assert!(!regions.reserve(29, 1));
+    assert!(!regions.release(10, 19, now));
+    assert_eq!(regions.allocate(10, now), Some(0));
+    assert_eq!(regions.allocate(70, now), Some(30));
+    assert_eq!(Regions::new(0).allocate(1, now), None);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Allocate(u32),
+    Release(prop::sample::Index),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => prop_oneof![Just(251), Just(2039), Just(16_381), 1..5000u32].prop_map(Step::Allocate),
+        2 => any::<prop::sample::Index>().prop_map(Step::Release),
+        1 => (0..150u64).prop_map(Step::Wait),
+    ]
+}
+
+fn overlap(one: (u32, u32), other: (u32, u32)) -> bool {
+    one.0 < other.0 + other.1 && other.0 < one.0 + one.1
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn regions_never_overlap_and_none_is_lost(steps in prop::collection::vec(step(), 0..200)) {
+        const CAPACITY: u32 = 60_000;
+        let mut regions = Regions::new(CAPACITY);
+        let mut now = Instant::now();
+        let mut live: Vec<(u32, u32)> = Vec::new();
+        let mut resting: Vec<(Instant, (u32, u32))> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Allocate(size) => {
+                    let allocated = regions.allocate(size, now);
+                    resting.retain(|(until, _)| *until > now);
+                    let taken = || live.iter().chain(resting.iter().map(|(_, region)| region));
+                    if let Some(offset) = allocated {
+                        prop_assert!(offset + size <= CAPACITY);
+                        prop_assert!(taken().all(|region| !overlap(*region, (offset, size))));
+                        live.push((offset, size));
+                    } else {
+                        let used: u32 = taken().map(|region| region.1).sum();
+                        let gaps = taken().count() as u32 + 1;
+                        prop_assert!((CAPACITY - used).div_ceil(gaps) < size, "some gap was large enough");
+                    }
+                }
+                Step::Release(which) if !live.is_empty() => {
+                    let (offset, size) = live.swap_remove(which.index(live.len()));
+                    prop_assert!(regions.release(offset, size, now));
+                    resting.push((now + GRACE, (offset, size)));
+                }
+                Step::Release(_) => {}
+                Step::Wait(ms) => now += Duration::from_millis(ms),
+            }
+        }
+        for (offset, size) in live {
+            prop_assert!(regions.release(offset, size, now));
+        }
+        prop_assert_eq!(regions.allocate(CAPACITY, now + GRACE), Some(0));
+    }
+
+    /// However backends are spread over services, their tables fit, the two largest twice.
+    #[test]
+    fn every_configuration_has_room(
+        services in 1..6000u32,
+        backends in 1..40_000u32,
+        sizes in prop::collection::vec(
+            (prop_oneof![Just(1u32), Just(2), Just(23), Just(181), 1..400u32], 1..3000usize),
+            1..6,
+        ),
+    ) {
+        let capacity = capacity_for(&Limits { services, backends, connections: 1 });
+        let mut left = backends;
+        let mut total = 2 * u64::from(MAX_SLOTS);
+        let wanted = sizes.into_iter().flat_map(|(size, times)| std::iter::repeat_n(size, times));
+        for size in wanted.take(services as usize) {
+            let count = size.min(left);
+            left -= count;
+            total += u64::from(size_for(count as usize));
+        }
+        prop_assert!(total <= u64::from(capacity));
+    }
+}
+
+#[test]
+fn capacity_allows_for_mixed_sizes() {
+    let limits = Limits {
+        services: 4096,
+        backends: 16384,
+        connections: 1,
+    };
+    // The worst case: 45 services of 181 backends beside 4,051 of two.
+    let worst: u64 = 45 * 131_071 + 4_051 * 2_039;
+    let capacity = u64::from(capacity_for(&limits));
+    assert!(capacity >= worst * 5 / 4 + 2 * 131_071);
+    assert!(capacity < worst * 5 / 4 + 3 * 131_071);
+    let endless = Limits {
+        services: u32::MAX,
+        backends: u32::MAX,
+        connections: 1,
+    };
+    assert_eq!(capacity_for(&endless), u32::MAX);
+    assert_eq!(
+        capacity_for(&Limits {
+            services: 0,
+            backends: 0,
+            connections: 0
+        }),
+        2 * MAX_SLOTS
+    );
+}
