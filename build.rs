@@ -12,7 +12,12 @@ use std::process::Command;
 
 use libbpf_cargo::SkeletonBuilder;
 
-const SOURCE: &str = "bpf/xdp_lb.bpf.c";
+/// What is compiled, and the skeletons that come of it. The second is for the benchmarks, which measure
+/// the datapath's own body.
+const SOURCES: [(&str, &str); 2] = [
+    ("bpf/xdp_lb.bpf.c", "xdp_lb.skel.rs"),
+    ("tests/bench/bench.bpf.c", "bench.skel.rs"),
+];
 const REASONS: &str = "include/reasons.h";
 /// The oldest clang whose BPF back end is known to compile the datapath.
 const OLDEST_CLANG: u32 = 16;
@@ -32,6 +37,7 @@ fn build() -> Result<(), Box<dyn Error>> {
     // libbpf-cargo names the source only.
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-changed=include");
+    println!("cargo:rerun-if-changed=tests/bench");
 
     fs::write(
         out.join("reasons.rs"),
@@ -54,14 +60,17 @@ fn build() -> Result<(), Box<dyn Error>> {
         arguments.push("-I".into());
         arguments.push(directory.into());
     }
-    SkeletonBuilder::new()
-        .source(SOURCE)
-        .clang(clang()?)
-        .clang_args(arguments)
-        .build_and_generate(out.join("xdp_lb.skel.rs"))
-        .map_err(|error| {
-            format!("{SOURCE}: {error:#}\nThe compiler and headers come with: {INSTALL}")
-        })?;
+    let clang = clang()?;
+    for (source, skeleton) in SOURCES {
+        SkeletonBuilder::new()
+            .source(source)
+            .clang(&clang)
+            .clang_args(&arguments)
+            .build_and_generate(out.join(skeleton))
+            .map_err(|error| {
+                format!("{source}: {error:#}\nThe compiler and headers come with: {INSTALL}")
+            })?;
+    }
     Ok(())
 }
 

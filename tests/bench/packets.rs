@@ -1,0 +1,327 @@
+//! `cargo bench`: ns per packet for each kind of packet, beside the floor program, in one run.
+//!
+//! Method: the datapath's own body in a wrapper that writes the packet afresh, run by BPF_PROG_TEST_RUN
+//! a million times over real maps; the least of several rounds. Every figure includes what the harness
+//! costs by itself, which the floor's row shows. Needs root.
+
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    dead_code,
+    unused,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
+)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/bench.skel.rs"));
+}
+
+use std::error::Error;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
+use xdplb::config::{self, MacAddress};
+use xdplb::datapath::{Datapath, Interface, Settings};
+use xdplb::state::{self, Desired, Hop, World};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const REPEAT: u32 = 1_000_000;
+const ROUNDS: usize = 5;
+/// As in bench.bpf.c.
+const SAVED: usize = 72;
+
+const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+
+const CONFIG: &str = r#"
+[datapath]
+interfaces = ["lo", "eth1"]
+addresses = ["198.51.100.10", "2001:db8::10"]
+[[service]]
+name = "nat"
+vip = ["203.0.113.1", "2001:db8:1::1"]
+protocol = ["tcp", "udp"]
+port = 80
+forward = "nat"
+[[service.backend]]
+address = "10.0.0.2"
+port = 8080
+[[service.backend]]
+address = "2001:db8:b::2"
+port = 8080
+[[service]]
+name = "full-nat"
+vip = ["203.0.113.2", "2001:db8:1::2"]
+protocol = ["tcp", "udp"]
+port = 80
+forward = "full-nat"
+[[service.backend]]
+address = "10.0.0.3"
+port = 8080
+[[service.backend]]
+address = "2001:db8:b::3"
+port = 8080
+"#;
+
+/// The slots of the interfaces: packets come in by loopback, which `test_run` says, and leave by the
+/// other.
+const IN: u16 = 0;
+const OUT: u16 = 1;
+const OUT_NAME: &str = "xdplb-bench0";
+
+#[derive(Clone, Copy)]
+enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// What to measure of a connection.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// The client's direction, both directions seen before.
+    Established,
+    /// The backend's direction.
+    Reply,
+    /// A flow that is new each time.
+    New,
+}
+
+fn main() -> Result<()> {
+    second_interface()?;
+    let config = config::parse(CONFIG, Path::new("bench.toml"))?.config;
+    let mut datapath = Datapath::load(&config.limits)?;
+    let out = nix::net::if_::if_nametoindex(OUT_NAME)?;
+    for (port, ifindex, name) in [(IN, 1, "lo"), (OUT, out, OUT_NAME)] {
+        let interface = Interface {
+            ifindex,
+            name: name.into(),
+            mac: MacAddress(OUR_MAC),
+        };
+        datapath.set_interface(port, &interface)?;
+    }
+    let hop = |_: &config::Backend| {
+        Some(Hop {
+            mac: MacAddress(BACKEND_MAC),
+            port: OUT,
+        })
+    };
+    let desired = state::plan(
+        &Desired::default(),
+        &config,
+        &World {
+            hop: &hop,
+            sources: &[],
+        },
+    )?;
+    let settings = Settings {
+        timeouts: config.timeouts,
+        unknown_port: config.datapath.unknown_port,
+        hash_seed: 0,
+        nat_ports: (1024, 32767),
+    };
+    datapath.apply(&desired, &settings)?;
+
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, message| eprint!("{message}"))));
+    let mut storage = MaybeUninit::uninit();
+    let mut open = skeleton::BenchSkelBuilder::default().open(&mut storage)?;
+    for mut map in open.open_object_mut().maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if let Some(shared) = datapath.map(&name)? {
+            map.reuse_fd(shared.as_fd())?;
+        }
+    }
+    let bench = open.load()?;
+
+    println!("{:<48} {:>7}  {:>6}", "packet", "verdict", "ns");
+    let other = packet("192.0.2.1:4242", "192.0.2.2:80", Transport::Tcp)?;
+    row(
+        "floor: bounds check, write, XDP_TX",
+        &bench,
+        &bench.progs.floor_program,
+        &other,
+    )?;
+    row(
+        "IPv4 TCP, not for a VIP",
+        &bench,
+        &bench.progs.repeat,
+        &other,
+    )?;
+    let other = packet("[2001:db8:f::1]:4242", "[2001:db8:f::2]:80", Transport::Tcp)?;
+    row(
+        "IPv6 TCP, not for a VIP",
+        &bench,
+        &bench.progs.repeat,
+        &other,
+    )?;
+    for (forward, number) in [("nat", 1), ("full-nat", 2)] {
+        for (family, client, vip) in [
+            ("IPv4", "192.0.2.1:4242", format!("203.0.113.{number}:80")),
+            (
+                "IPv6",
+                "[2001:db8:f::1]:4242",
+                format!("[2001:db8:1::{number}]:80"),
+            ),
+        ] {
+            for (name, transport) in [("TCP", Transport::Tcp), ("UDP", Transport::Udp)] {
+                let request = packet(client, &vip, transport)?;
+                let reply = establish(&bench, &request, transport)?;
+                for (kind, what) in [
+                    (Kind::Established, "to the backend"),
+                    (Kind::Reply, "to the client"),
+                    (Kind::New, "new connection"),
+                ] {
+                    let (program, packet) = match kind {
+                        Kind::Established => (&bench.progs.repeat, &request),
+                        Kind::Reply => (&bench.progs.repeat, &reply),
+                        Kind::New => (&bench.progs.repeat_new, &request),
+                    };
+                    row(
+                        &format!("{forward} {family} {name}, {what}"),
+                        &bench,
+                        program,
+                        packet,
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A network namespace of our own, with a second interface in it; both go when the process does.
+fn second_interface() -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).map_err(|error| {
+        format!("cannot make a network namespace: {error}; run the benchmark as root")
+    })?;
+    for arguments in [
+        vec![
+            "link",
+            "add",
+            OUT_NAME,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "xdplb-bench1",
+        ],
+        vec!["link", "set", OUT_NAME, "up"],
+    ] {
+        let status = Command::new("ip").args(&arguments).status()?;
+        if !status.success() {
+            return Err(
+                format!("ip {} failed; is iproute2 installed?", arguments.join(" ")).into(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// 64 bytes and more, so that the wrapper can write as much for each kind.
+fn packet(source: &str, destination: &str, transport: Transport) -> Result<Vec<u8>> {
+    let (source, destination): (SocketAddr, SocketAddr) = (source.parse()?, destination.parse()?);
+    let ethernet = PacketBuilder::ethernet2(CLIENT_MAC, OUR_MAC);
+    let ip = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+        _ => return Err("addresses of two families".into()),
+    };
+    let payload = [0x5a; 32];
+    let mut bytes = Vec::new();
+    match transport {
+        Transport::Tcp => {
+            ip.tcp(source.port(), destination.port(), 1, 1024)
+                .ack(1)
+                .write(&mut bytes, &payload)?;
+        }
+        Transport::Udp => ip
+            .udp(source.port(), destination.port())
+            .write(&mut bytes, &payload)?,
+    }
+    Ok(bytes)
+}
+
+/// Lets the datapath see both directions; gives back the backend's packet.
+fn establish(
+    bench: &skeleton::BenchSkel<'_>,
+    request: &[u8],
+    transport: Transport,
+) -> Result<Vec<u8>> {
+    let sent = once(bench, request)?;
+    let headers = etherparse::PacketHeaders::from_ethernet_slice(&sent)?;
+    let (from, to): (IpAddr, IpAddr) = match headers.net {
+        Some(etherparse::NetHeaders::Ipv4(ip, _)) => (ip.source.into(), ip.destination.into()),
+        Some(etherparse::NetHeaders::Ipv6(ip, _)) => (ip.source.into(), ip.destination.into()),
+        _ => return Err("the datapath sent something that is not IP".into()),
+    };
+    let (from_port, to_port) = match headers.transport {
+        Some(etherparse::TransportHeader::Tcp(tcp)) => (tcp.source_port, tcp.destination_port),
+        Some(etherparse::TransportHeader::Udp(udp)) => (udp.source_port, udp.destination_port),
+        _ => return Err("the datapath sent something that is neither TCP nor UDP".into()),
+    };
+    let (backend, us) = (
+        SocketAddr::new(to, to_port),
+        SocketAddr::new(from, from_port),
+    );
+    let reply = packet(&backend.to_string(), &us.to_string(), transport)?;
+    once(bench, &reply)?;
+    once(bench, request)?;
+    Ok(reply)
+}
+
+fn set_frame(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<()> {
+    let saved = packet
+        .get(..SAVED)
+        .ok_or("the packet is shorter than what the wrapper writes")?;
+    Ok(bench
+        .maps
+        .frame
+        .update(&0_u32.to_ne_bytes(), saved, MapFlags::ANY)?)
+}
+
+fn once(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<Vec<u8>> {
+    set_frame(bench, packet)?;
+    let mut out = vec![0; packet.len()];
+    let input = ProgramInput {
+        data_in: Some(packet),
+        data_out: Some(&mut out),
+        repeat: 1,
+        ..Default::default()
+    };
+    bench.progs.repeat.test_run(input)?;
+    Ok(out)
+}
+
+fn row(
+    name: &str,
+    bench: &skeleton::BenchSkel<'_>,
+    program: &ProgramMut<'_>,
+    packet: &[u8],
+) -> Result<()> {
+    set_frame(bench, packet)?;
+    let mut least = Duration::MAX;
+    let mut verdict = 0;
+    for _ in 0..ROUNDS {
+        let input = ProgramInput {
+            data_in: Some(packet),
+            repeat: REPEAT,
+            ..Default::default()
+        };
+        let output = program.test_run(input)?;
+        least = least.min(output.duration);
+        verdict = output.return_value;
+    }
+    let verdict = ["aborted", "drop", "pass", "tx", "redirect"]
+        .get(verdict as usize)
+        .unwrap_or(&"?");
+    println!("{name:<48} {verdict:>7}  {:>6}", least.as_nanos());
+    Ok(())
+}
