@@ -79,6 +79,7 @@ add_ns() {
 	local name
 	for name in "$@"; do
 		ip netns add "$(ns "$name")"
+		echo "$name" >>"$STATE/hosts"
 		# Addresses are ours to give: no seconds lost to duplicate detection.
 		ns_sysctl "$name" ipv6/conf/default/accept_dad 0
 		ns_sysctl "$name" ipv6/conf/all/accept_dad 0
@@ -359,7 +360,8 @@ serve() {
 down() {
 	local host device
 	stop_processes
-	for host in "${HOSTS[@]}"; do
+	# What a test has added since is in the file only; the file may be gone.
+	for host in "${HOSTS[@]}" $(sort -u "$STATE/hosts" 2>/dev/null); do
 		ns_exists "$host" || continue
 		# A namespace outlives its name while a process is in it; its links must not.
 		for device in $(ip_ns "$host" -o link show type veth 2>/dev/null | sed -E 's/^[0-9]+: ([^@:]+).*/\1/'); do
