@@ -8,15 +8,15 @@ begin --serve
 
 web_service b1 b2 b3 | write_config
 start_or_end
-# Twelve of five seconds each: that none of them meets b2 has a chance of (2/3)^12.
+# Twelve of ten seconds each: that none of them meets b2 has a chance of (2/3)^12.
 for n in $(seq 6); do
-	start_transfer "4-$n" "$VIP4" 2M
-	start_transfer "6-$n" "$VIP6" 2M
+	start_transfer "4-$n" "$VIP4" 1M
+	start_transfer "6-$n" "$VIP6" 1M
 done
 all_begun() {
 	[ "$(look conns --json | jq '[.[] | select(.state | ascii_downcase == "established")] | length')" -ge 12 ]
 }
-check_soon "the transfers have begun" 5 all_begun
+check_soon "the transfers have begun" 8 all_begun
 before="$(connections_to b2 established)"
 check "b2 has some of them: $before" test "$before" -gt 0
 
