@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Everything that is checked before a change goes in: format, lints, licences, unit and
+# packet tests, the release build, the scenarios end to end. Installs what is missing.
+#
+#   sudo tests/run.sh
+#
+# cargo runs as whoever called sudo, so that target/ stays theirs; what needs root (tests
+# that load BPF, namespaces) runs as root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" -ne 0 ]; then
+	if command -v sudo >/dev/null; then
+		echo "tests/run.sh needs root (network namespaces, BPF): run \"sudo tests/run.sh\"" >&2
+	else
+		echo "tests/run.sh needs root (network namespaces, BPF), and sudo is not installed: become root with \"su -\" and run it again" >&2
+	fi
+	exit 1
+fi
+# shellcheck source=topology/requirements.sh
+. topology/requirements.sh
+
+summary=()
+failures=0
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+
+# step NAME COMMAND...: goes on after a failure, so that one run shows all of them.
+step() {
+	local name="$1" began=$SECONDS verdict=ok
+	shift
+	printf '\n==== %s\n' "$name"
+	if ! "$@"; then
+		verdict=FAILED
+		failures=$((failures + 1))
+	fi
+	summary+=("$(printf '%-8s %4d s  %s' "$verdict" $((SECONDS - began)) "$name")")
+}
+
+c_format() {
+	local files=()
+	mapfile -t files < <(git ls-files 'bpf/*.c' 'bpf/*.h' 'include/*.h' 'topology/*.c' 'tests/*.c')
+	[ "${#files[@]}" -eq 0 ] || clang-format-19 --dry-run -Werror "${files[@]}"
+}
+
+shell_lint() {
+	local files=()
+	# By name, and by their first line.
+	# By name, and by their first line.
+	mapfile -t files < <({
+		git ls-files '*.sh'
+		git grep -lIE '^#! ?/(usr/)?bin/(env )?(ba|da)?sh' || true
+	} | sort -u)
+	shellcheck "${files[@]}"
+}
+
+# As root, without root building: the programs first, each run by itself after.
+cargo_test() {
+	local programs=() program status=0
+	as_cargo_user cargo test --no-run --message-format=json-render-diagnostics >"$work/tests.json" || return
+	mapfile -t programs < <(
+		jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable' "$work/tests.json"
+	)
+	if [ "${#programs[@]}" -eq 0 ]; then
+		echo "cargo built no test program" >&2
+		return 1
+	fi
+	for program in "${programs[@]}"; do
+		echo "-- $(basename "$program")"
+		CARGO_MANIFEST_DIR="$REPOSITORY" "$program" --quiet || status=1
+	done
+	as_cargo_user cargo test --doc --quiet || status=1
+	return "$status"
+}
+
+licences() {
+	if ! as_cargo_user sh -c 'command -v cargo-deny' >/dev/null; then
+		echo "Installing cargo-deny: several minutes, this once"
+		# It reads files; nobody waits for it to be fast, but for it to be built.
+		if ! as_cargo_user env CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
+			cargo install --locked --quiet cargo-deny; then
+			echo "cargo-deny could not be installed: cargo install --locked cargo-deny" >&2
+			return 1
+		fi
+	fi
+	if as_cargo_user cargo deny --log-level error fetch db 2>"$work/fetch"; then
+		as_cargo_user cargo deny --log-level error check --hide-inclusion-graph
+	else
+		echo "Advisories are NOT checked, their database could not be fetched: $(grep -i fatal "$work/fetch" || tail -n 1 "$work/fetch")"
+		as_cargo_user cargo deny --log-level error --offline check --hide-inclusion-graph bans licenses sources
+	fi
+}
+
+end_to_end() {
+	XDPLB="$XDPLB" tests/e2e/run.sh | tee "$work/end-to-end"
+}
+
+install_missing "$BUILD_REQUIREMENTS" "$TOPOLOGY_REQUIREMENTS" "$TEST_REQUIREMENTS"
+find_cargo
+# Under sudo the repository belongs to another than who asks git about it.
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0="$REPOSITORY"
+
+step "cargo fmt" as_cargo_user cargo fmt --check
+step "clang-format" c_format
+step "shellcheck" shell_lint
+step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
+step "cargo deny" licences
+step "cargo test" cargo_test
+step "release build" build_release
+scenarios="0 passed, 0 failed"
+if [ -x "${XDPLB:-}" ]; then
+	step "end to end" end_to_end
+	scenarios="$(tail -n 1 "$work/end-to-end")"
+fi
+
+printf '\n==== summary\n'
+printf '%s\n' "${summary[@]}"
+# The checks of the scenarios, and each other step as one.
+read -r passed _ failed _ <<<"$scenarios"
+if [ -e "$work/end-to-end" ]; then
+	steps=$((${#summary[@]} - 1))
+	[ "$failed" -eq 0 ] || failures=$((failures - 1))
+else
+	steps=${#summary[@]}
+fi
+passed=$((passed + steps - failures))
+failed=$((failed + failures))
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
