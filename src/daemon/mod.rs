@@ -249,13 +249,11 @@ impl Daemon {
                 self.config.services.len()
             ),
             Err(error) => {
+                // Every fault of a file is a line of its own.
                 for line in error.to_string().lines() {
-                    error!("{line}");
+                    error!("refused {}: {line}", self.file.display());
                 }
-                error!(
-                    "refused {}: the configuration before it stays in force",
-                    self.file.display()
-                );
+                error!("the configuration before it stays in force");
             }
         }
     }
