@@ -184,6 +184,8 @@ write_config() {
 			$([ -z "$ADDRESSES" ] || echo "addresses = [$ADDRESSES]")
 
 			[limits]
+			services = 64
+			backends = 256
 			connections = $CONNECTIONS
 
 			[timeouts]
