@@ -17,14 +17,6 @@
 #include "packet.h"
 
 #define MAPPED_PREFIX bpf_htonl(0xffff) /* the third word of ::ffff:a.b.c.d */
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define MAC_BITS                                                                                   \
-	0x0000ffffffffffffULL /* of the eight bytes of a hop or a frame's source address           \
-			       */
-#else
-#define MAC_BITS 0xffffffffffff0000ULL
-#endif
-
 /* What is the same in every packet that changes nothing, unlike these. */
 #define TCP_CONTROL (TCP_SYN | TCP_FIN | TCP_RST)
 
@@ -54,7 +46,7 @@ static __always_inline int same_mac(__u64 a, __u64 b)
  * the entry's age. The backend's direction does not ask whether the backend may still be
  * chosen: what it has to say is said.
  */
-static __always_inline int settled(const struct packet *p, struct conn *c)
+static __always_inline int settled(const struct packet *p, struct conn *c, const struct backend *b)
 {
 	const struct settings *s = array_at(settings, 0);
 	__u32 time = now();
@@ -62,11 +54,10 @@ static __always_inline int settled(const struct packet *p, struct conn *c)
 	if (!s || p->tcp_flags & TCP_CONTROL || idle_too_long(c, s, time))
 		return 0;
 	if (!(c->flags & CONN_REPLY)) {
-		const struct backend *b = array_at(backends, c->backend);
 		/* The six bytes after the frame's destination address, and two more. */
 		__u64 source = *(__u64 *)(p->data + ETH_ALEN);
 
-		if (!b || c->generation != b->generation || c->ingress != p->ingress ||
+		if (c->generation != b->generation || c->ingress != p->ingress ||
 		    !same_mac(source, *(__u64 *)&c->hop))
 			return 0;
 	}
@@ -124,8 +115,8 @@ static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *
 /* The key of the other direction: the new 5-tuple, turned round. */
 static __always_inline void reply_flow(const struct conn6 *c, __u8 protocol, struct flow6 *flow)
 {
-	__builtin_memcpy(flow->saddr, c->daddr, sizeof(flow->saddr));
-	__builtin_memcpy(flow->daddr, c->saddr, sizeof(flow->daddr));
+	copy16(flow->saddr, c->daddr);
+	copy16(flow->daddr, c->saddr);
 	flow->sport = c->dport;
 	flow->dport = c->sport;
 	flow->protocol = protocol;

@@ -17,6 +17,13 @@
 #define READ_ONCE(x)	 (*(const volatile typeof(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile typeof(x) *)&(x) = (v))
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "frames are written in words whose order of bytes is that of x86-64 and arm64"
+#endif
+
+/* Of the eight bytes that begin with a MAC address. */
+#define MAC_BITS 0x0000ffffffffffffULL
+
 /* Below every enum reason. */
 #define GO_ON (-1)
 
@@ -27,6 +34,13 @@ enum tcp_flag {
 	TCP_RST = 0x04,
 	TCP_ACK = 0x10,
 };
+
+/* In two words: clang copies byte by byte what it does not know to be aligned. */
+static __always_inline void copy16(void *to, const void *from)
+{
+	((__u64 *)to)[0] = ((const __u64 *)from)[0];
+	((__u64 *)to)[1] = ((const __u64 *)from)[1];
+}
 
 struct packet {
 	void *data; /* Ethernet header */

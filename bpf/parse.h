@@ -221,8 +221,8 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 	if (likely(!maybe_ours6(ip6)))
 		return REASON_NOT_OURS;
 
-	__builtin_memcpy(flow->saddr, &ip6->saddr, sizeof(flow->saddr));
-	__builtin_memcpy(flow->daddr, &ip6->daddr, sizeof(flow->daddr));
+	copy16(flow->saddr, &ip6->saddr);
+	copy16(flow->daddr, &ip6->daddr);
 	start = p->l3 - p->data;
 	l4_start = start + sizeof(*ip6);
 	total = l4_start + bpf_ntohs(ip6->payload_len);

@@ -44,8 +44,8 @@ static __always_inline void rewrite_ipv6(struct packet *p, const struct conn6 *c
 	struct ipv6hdr *ip6 = p->l3;
 
 	ip6->hop_limit--;
-	__builtin_memcpy(&ip6->saddr, c->saddr, sizeof(c->saddr));
-	__builtin_memcpy(&ip6->daddr, c->daddr, sizeof(c->daddr));
+	copy16(&ip6->saddr, c->saddr);
+	copy16(&ip6->daddr, c->daddr);
 	rewrite_l4(p, &c->conn, c->sport, c->dport);
 }
 

@@ -33,17 +33,17 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 		return finish(refused_ipv4(&flow, reason));
 
 	c = bpf_map_lookup_elem(&conntrack, &flow);
-	if (unlikely(!c || !settled(p, &c->conn))) {
+	b = c ? array_at(backends, c->conn.backend) : NULL;
+	if (unlikely(!b || !settled(p, &c->conn, b))) {
 		reason = track_ipv4(p, &flow, &c);
 		if (reason != GO_ON)
 			return finish(reason);
+		b = array_at(backends, c->conn.backend);
+		if (!b)
+			return finish(REASON_NO_BACKEND);
 	}
 	if (unlikely(p->ttl <= 1))
 		return finish(REASON_TTL_EXPIRED);
-
-	b = array_at(backends, c->conn.backend);
-	if (!b)
-		return finish(REASON_NO_BACKEND);
 	rewrite_ipv4(p, c);
 	return send(p, &c->conn, b);
 }
@@ -60,17 +60,17 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 		return finish(refused_ipv6(&flow, reason));
 
 	c = bpf_map_lookup_elem(&conntrack6, &flow);
-	if (unlikely(!c || !settled(p, &c->conn))) {
+	b = c ? array_at(backends, c->conn.backend) : NULL;
+	if (unlikely(!b || !settled(p, &c->conn, b))) {
 		reason = track_ipv6(p, &flow, &c);
 		if (reason != GO_ON)
 			return finish(reason);
+		b = array_at(backends, c->conn.backend);
+		if (!b)
+			return finish(REASON_NO_BACKEND);
 	}
 	if (unlikely(p->ttl <= 1))
 		return finish(REASON_TTL_EXPIRED);
-
-	b = array_at(backends, c->conn.backend);
-	if (!b)
-		return finish(REASON_NO_BACKEND);
 	rewrite_ipv6(p, c);
 	return send(p, &c->conn, b);
 }

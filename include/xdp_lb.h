@@ -103,7 +103,7 @@ struct interface {
 	__u16 pad;     /* mac and pad are written as one __u64 */
 	__u32 ifindex; /* 0: the slot is free */
 	char name[20];
-};
+} __attribute__((aligned(8)));
 
 /* Settings that a reload may change. `settings`, one element. */
 struct settings {
@@ -189,7 +189,7 @@ struct flow4 {
 	__be16 dport;
 	__u8 protocol;
 	__u8 pad[3];
-};
+} __attribute__((aligned(8)));
 
 /* Likewise for IPv6: key of `conntrack6` and `opening6`. */
 struct flow6 {
@@ -199,7 +199,7 @@ struct flow6 {
 	__be16 dport;
 	__u8 protocol;
 	__u8 pad[3];
-};
+} __attribute__((aligned(8)));
 
 /*
  * What both families' connection entries begin with. Each connection has two
@@ -245,11 +245,13 @@ struct conn6 {
 struct claim4 {
 	struct flow4 owner; /* key of the client's direction */
 	__u32 since;	    /* jiffies */
+	__u32 pad;
 };
 
 struct claim6 {
 	struct flow6 owner;
 	__u32 since;
+	__u32 pad;
 };
 
 /* What went to a backend and came back. `traffic`, per CPU, by backend id. */

@@ -21,6 +21,15 @@ struct saved {
 	__u64 words[SAVED / 8];
 };
 
+/* Word by word: a packet's bytes have no alignment that the compiler could know of. */
+static __always_inline void write_frame(void *data, const struct saved *saved)
+{
+	__u64 *words = data;
+
+	for (int i = 0; i < SAVED / 8; i++)
+		words[i] = saved->words[i];
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -50,7 +59,7 @@ int floor_program(struct xdp_md *ctx)
 
 /*
  * The datapath on a packet that is afresh each time: the kernel repeats a run on what
- * the last one left. Writing it costs 3 ns, which are in the figures.
+ * the last one left. Writing it is in the figures.
  */
 SEC("xdp.frags")
 int repeat(struct xdp_md *ctx)
@@ -60,8 +69,21 @@ int repeat(struct xdp_md *ctx)
 
 	if (!saved || data + SAVED > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
-	__builtin_memcpy(data, saved, SAVED);
+	write_frame(data, saved);
 	return balance(ctx);
+}
+
+/* What of that is the wrapper's. */
+SEC("xdp.frags")
+int wrapper(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	struct saved *saved = array_at(frame, 0);
+
+	if (!saved || data + SAVED > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	write_frame(data, saved);
+	return XDP_TX;
 }
 
 /*
@@ -77,7 +99,7 @@ int repeat_new(struct xdp_md *ctx)
 
 	if (!saved || data + SAVED > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
-	__builtin_memcpy(data, saved, SAVED);
+	write_frame(data, saved);
 	*(__u16 *)(data + 28) = random;
 	*(__u16 *)(data + 34) = random >> 16;
 	return balance(ctx);
@@ -97,7 +119,7 @@ int generate(struct xdp_md *ctx)
 
 	if (!saved || data + SAVED > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
-	__builtin_memcpy(data, saved, SAVED);
+	write_frame(data, saved);
 	/* UDP without a checksum: any port is right. */
 	ports->source = bpf_htons(1024 + (bpf_get_prandom_u32() & 1023));
 	return bpf_redirect_map(&bench_ports, 0, XDP_DROP);

@@ -2,7 +2,8 @@
 //!
 //! Method: the datapath's own body in a wrapper that writes the packet afresh, run by BPF_PROG_TEST_RUN
 //! a million times over real maps; the least of several rounds. Every figure includes what the harness
-//! costs by itself, which the floor's row shows. Needs root.
+//! costs by itself, which the floor's row shows. Needs root. `cargo bench --bench packets -- WORDS` runs
+//! the rows whose name has one of the words.
 
 #[allow(
     missing_docs,
@@ -152,6 +153,13 @@ fn main() -> Result<()> {
         "floor: bounds check, write, XDP_TX",
         &bench,
         &bench.progs.floor_program,
+        &other,
+        REPEAT,
+    )?;
+    row(
+        "wrapper: the packet written afresh, XDP_TX",
+        &bench,
+        &bench.progs.wrapper,
         &other,
         REPEAT,
     )?;
@@ -319,6 +327,13 @@ fn row(
     packet: &[u8],
     repeat: u32,
 ) -> Result<()> {
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .collect();
+    if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
+        return Ok(());
+    }
     set_frame(bench, packet)?;
     let mut least = Duration::MAX;
     let mut verdict = 0;
