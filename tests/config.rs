@@ -36,7 +36,7 @@ tcp_opening = "500ms"
 tcp_established = "2h"
 tcp_closing = "10s"
 udp = "5m"
-other = "720h"
+other = "240h"
 
 [[service]]
 name = "web"
@@ -536,11 +536,11 @@ fn limits_and_timeouts() {
         ),
         (
             "[timeouts]\ntcp_closing = ¶\"0s\"",
-            "write more than 0 and at most \"720h\" (30 days)",
+            "write more than 0 and at most \"240h\" (10 days)",
         ),
         (
-            "[timeouts]\nudp = ¶\"721h\"",
-            "write more than 0 and at most \"720h\" (30 days)",
+            "[timeouts]\nudp = ¶\"241h\"",
+            "write more than 0 and at most \"240h\" (10 days)",
         ),
         (
             "[timeouts]\nother = ¶[]",
@@ -565,7 +565,7 @@ fn limits_and_timeouts() {
         "{DATAPATH}[limits]\nconnections = 400_000_000\nservices = 65536\n"
     ));
     valid(&format!(
-        "{DATAPATH}[timeouts]\nudp = \"720h\"\nother = \"1ms\"\n"
+        "{DATAPATH}[timeouts]\nudp = \"240h\"\nother = \"1ms\"\n"
     ));
 }
 

@@ -25,7 +25,7 @@ pub fn format(duration: Duration) -> String {
     UNITS
         .iter()
         .map(|(name, length)| (name, u128::from(*length)))
-        .find(|(_, length)| milliseconds % length == 0)
+        .find(|(_, length)| milliseconds.is_multiple_of(*length))
         .map_or_else(String::new, |(name, length)| {
             format!("{}{name}", milliseconds / length)
         })

@@ -15,7 +15,7 @@ use super::keyword::Keyword;
 use super::{duration, MacAddress, PortRange, NAME_LIMIT};
 
 /// The longest timeout.
-const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+const LONGEST: Duration = Duration::from_secs(10 * 24 * 3600);
 /// `IFNAMSIZ` less the NUL.
 const INTERFACE_NAME_LIMIT: usize = 15;
 
@@ -145,7 +145,7 @@ pub(super) fn timeout(value: &DeValue) -> Result<Duration, String> {
     if duration.is_zero() || duration > LONGEST {
         let longest = duration::format(LONGEST);
         return Err(format!(
-            "is {text:?}; write more than 0 and at most \"{longest}\" (30 days)"
+            "is {text:?}; write more than 0 and at most \"{longest}\" (10 days)"
         ));
     }
     Ok(duration)

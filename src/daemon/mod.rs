@@ -9,7 +9,6 @@ mod signals;
 mod sweeping;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -121,7 +120,7 @@ impl Daemon {
         datapath.pin(pins)?;
 
         neighbours.track(targets(&config));
-        wait_for_answers(&mut neighbours, &config)?;
+        wait_for_answers(&mut neighbours, &targets(&config))?;
         let mut unresolved = BTreeMap::new();
         note_unresolved(&config, &neighbours, &ports, &mut unresolved);
         let desired = plan(&Desired::default(), &config, &neighbours, &ports)?;
@@ -224,8 +223,7 @@ impl Daemon {
 
     /// Writes a plan, and the one after it if ids had to be freed first.
     fn put_in_force(&mut self, next: Desired) -> Result<(), Error> {
-        let settings = settings(&self.config);
-        self.datapath.apply(&next, &settings)?;
+        self.write(&next)?;
         let changed = state::bindings_changed(&self.desired, &next);
         let deferred = next.deferred > 0;
         self.desired = next;
@@ -234,10 +232,16 @@ impl Daemon {
         }
         if deferred {
             let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports)?;
-            self.datapath.apply(&next, &settings)?;
+            self.write(&next)?;
             self.desired = next;
         }
         Ok(())
+    }
+
+    fn write(&mut self, next: &Desired) -> Result<(), Error> {
+        // Not given out again, even if only a part of this plan gets as far as the maps.
+        self.desired.next_generation = next.next_generation;
+        Ok(self.datapath.apply(next, &settings(&self.config))?)
     }
 
     /// A file that cannot be used changes nothing.
@@ -274,43 +278,41 @@ impl Daemon {
         }
 
         // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
-        let former = self.ports.names();
+        let former_ports = self.ports.names();
         self.ports.add(
             &config.datapath.interfaces,
             &self.neighbours,
             &mut self.datapath,
             config.datapath.xdp_mode,
         )?;
-        self.neighbours.track(targets(&config));
-        let next = plan(&self.desired, &config, &self.neighbours, &self.ports).and_then(|next| {
-            self.datapath
-                .apply(&next, &settings(&config))
-                .map(|()| next)
-                .map_err(Error::from)
-        });
-        let next = match next {
-            Ok(next) => next,
-            Err(error) => {
-                self.ports.keep_only(&former, &mut self.datapath);
-                self.neighbours.track(targets(&self.config));
-                // The plan before, should some of the new one have been written.
-                if let Err(error) = self.datapath.apply(&self.desired, &settings(&self.config)) {
-                    error!("{error}");
-                }
-                return Err(error);
+        let former = std::mem::replace(&mut self.config, config);
+        if let Err(error) = self.adopt(&former) {
+            self.config = former;
+            self.ports.keep_only(&former_ports, &mut self.datapath);
+            self.neighbours.track(targets(&self.config));
+            // The plan before, should some of the new one have been written.
+            if let Err(error) = self.datapath.apply(&self.desired, &settings(&self.config)) {
+                error!("{error}");
             }
-        };
+            return Err(error);
+        }
         self.ports
-            .keep_only(&config.datapath.interfaces, &mut self.datapath);
-        logging::reconfigure(config.log);
-        self.sweeping.set_timeouts(&config.timeouts);
-        self.config = config;
-        note_unresolved(
-            &self.config,
-            &self.neighbours,
-            &self.ports,
-            &mut self.unresolved,
-        );
+            .keep_only(&self.config.datapath.interfaces, &mut self.datapath);
+        logging::reconfigure(self.config.log);
+        self.sweeping.set_timeouts(&self.config.timeouts);
+        // Backends may have stood behind an interface that is no longer ours.
+        self.follow();
+        Ok(())
+    }
+
+    /// Puts `self.config` in force after `former`.
+    fn adopt(&mut self, former: &Config) -> Result<(), Error> {
+        let known = targets(former);
+        let targets = targets(&self.config);
+        self.neighbours.track(targets.iter().cloned());
+        let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
+        wait_for_answers(&mut self.neighbours, &new)?;
+        let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports)?;
         self.put_in_force(next)
     }
 
@@ -361,11 +363,10 @@ fn target(backend: &config::Backend) -> Target {
     }
 }
 
-/// Gives neighbours that have to be asked a moment to answer, so that a start does not begin with all
-/// backends down.
-fn wait_for_answers(neighbours: &mut Neighbours, config: &Config) -> Result<(), Error> {
+/// Gives neighbours that have to be asked a moment to answer, so that backends that are new do not begin
+/// as down.
+fn wait_for_answers(neighbours: &mut Neighbours, targets: &BTreeSet<Target>) -> Result<(), Error> {
     let deadline = Instant::now() + FIRST_ANSWERS;
-    let targets = targets(config);
     loop {
         neighbours.handle_events()?;
         let now = Instant::now();
@@ -419,15 +420,8 @@ fn plan(
     neighbours: &Neighbours,
     ports: &Ports,
 ) -> Result<Desired, Error> {
-    let vips: BTreeSet<IpAddr> = config
-        .services
-        .iter()
-        .flat_map(|service| service.vips.iter().copied())
-        .collect();
-    // A VIP may stand on an interface of ours; it is not ours to send from.
     let sources: Vec<Source> = neighbours
         .addresses()
-        .filter(|(_, address)| !vips.contains(address))
         .filter_map(|(ifindex, address)| {
             Some(Source {
                 address,

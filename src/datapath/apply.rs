@@ -44,6 +44,13 @@ impl Datapath {
     /// When a map refuses a write, or there is no room for a Maglev table. What was written until then
     /// stays: each step leaves the datapath working, and a second call goes on from there.
     pub fn apply(&mut self, desired: &Desired, settings: &Settings) -> Result<(), Error> {
+        let room = self.skeleton.maps.vips.max_entries() as usize;
+        if desired.vips.len() > room {
+            return Err(Error::Bindings {
+                needed: desired.vips.len(),
+                room,
+            });
+        }
         self.write_settings(settings);
         let tables = &mut self.tables;
         tables.widen_filter(desired);

@@ -46,7 +46,7 @@ impl<T: Plain + Copy + Default> Array<T> {
     }
 
     fn map_with(map: &impl MapCore, writable: bool) -> Result<Self, Error> {
-        const { assert!(size_of::<T>() % WORD == 0) };
+        const { assert!(size_of::<T>().is_multiple_of(WORD)) };
         let name = || map.name().to_string_lossy().into_owned();
         let length = map.max_entries();
         let bytes = NonZeroUsize::new(size_of::<T>() * length as usize)

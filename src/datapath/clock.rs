@@ -60,8 +60,7 @@ impl Clock {
 
     /// Now, in jiffies; the low 32 bits, as entries hold them.
     pub fn now(&self) -> u32 {
-        let elapsed =
-            Duration::from(monotonic()).saturating_sub(Duration::from_nanos(self.monotonic));
+        let elapsed = monotonic().saturating_sub(Duration::from_nanos(self.monotonic));
         let ticks = elapsed.as_nanos() * u128::from(self.hz) / 1_000_000_000;
         self.jiffies.wrapping_add(ticks as u64) as u32
     }

@@ -95,6 +95,14 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// More VIPs with port ranges than the trie holds.
+    #[error("the VIPs and port ranges of the services are {needed} prefixes, and there is room for {room}: raise limits.services and restart, or use wider ranges")]
+    Bindings {
+        /// How many there are.
+        needed: usize,
+        /// How many there may be.
+        room: usize,
+    },
     /// All Maglev regions are taken.
     #[error("no room for the Maglev table of service {service}: raise limits.services or limits.backends and restart")]
     Regions {
