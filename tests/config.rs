@@ -210,7 +210,7 @@ fn every_key() {
     assert_eq!(config.timeouts.tcp_established, Duration::from_secs(7200));
     assert_eq!(config.timeouts.tcp_closing, Duration::from_secs(10));
     assert_eq!(config.timeouts.udp, Duration::from_secs(300));
-    assert_eq!(config.timeouts.other, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.timeouts.other, Duration::from_secs(10 * 86_400));
     assert_eq!(config.log.level, log::LevelFilter::Trace);
     assert_eq!(config.log.format, LogFormat::Json);
 
