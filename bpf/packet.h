@@ -48,7 +48,7 @@ struct packet {
 	void *l3;   /* IPv4 or IPv6 header */
 	void *l4;   /* TCP or UDP header, checked to be there */
 	__be16 ethertype;
-	__u16 length; /* Ethernet header on, padding off */
+	__u32 length; /* Ethernet header on, padding off: may be more than IP's 65,535 */
 	/* Words, so that the verifier sees one value wherever they are compared. */
 	__u32 protocol;	 /* IPPROTO_TCP or IPPROTO_UDP */
 	__u32 tcp_flags; /* 0 for UDP */
