@@ -178,7 +178,8 @@ static __noinline int skip_extensions(struct xdp_md *ctx, __u32 offset, __u32 ne
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 
-	for (int i = 0; i < EXTENSION_HEADERS; i++) {
+	/* Once more than there may be: what follows the last has to be seen. */
+	for (int i = 0; i <= EXTENSION_HEADERS; i++) {
 		__u8 *header = data + (offset & 0x7fff);
 
 		switch (next) {
