@@ -1,0 +1,521 @@
+//! A loaded datapath in a network namespace of its own, fed with frames by BPF_PROG_TEST_RUN.
+//!
+//! Owns the set-up that all tests share, the comparison of frames, and the rule that every packet is
+//! counted exactly once, which is checked for each packet that any test sends.
+
+pub mod cases;
+pub mod dialog;
+pub mod frame;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use libbpf_rs::{MapCore, MapFlags, ProgramInput};
+use nix::net::if_::if_nametoindex;
+use nix::sched::{unshare, CloneFlags};
+use xdplb::config::{self, Limits, MacAddress, Timeouts};
+use xdplb::datapath::abi::{self, from_bytes, Flow};
+use xdplb::datapath::reasons::REASONS;
+use xdplb::datapath::{Datapath, Interface, Settings};
+use xdplb::state::{self, Desired, Hop, World};
+
+pub use frame::Frame;
+
+/// Slots of the interfaces; their names are [`NAMES`].
+pub const CLIENTS: u16 = 0;
+pub const BACKENDS: u16 = 1;
+/// A second way to clients.
+pub const OTHER: u16 = 2;
+/// An interface of the host that XDP is not attached to.
+pub const FOREIGN: u16 = 3;
+
+const NAMES: [&str; 4] = ["clients", "backends", "other", "foreign"];
+
+/// The last hop of the clients' packets.
+pub const ROUTER: MacAddress = MacAddress([0x02, 0xc1, 0, 0, 0, 0x01]);
+pub const OTHER_ROUTER: MacAddress = MacAddress([0x02, 0xc1, 0, 0, 0, 0x02]);
+
+/// The ports that full-nat sends from, unless a test says otherwise.
+pub const NAT_PORTS: (u16, u16) = (20000, 32767);
+
+/// Our own address on an interface.
+pub fn own_mac(slot: u16) -> MacAddress {
+    MacAddress([0x02, 0x1b, 0, 0, 0, slot as u8])
+}
+
+/// A backend's address on the wire, unless a test moves it.
+pub fn backend_mac(address: IpAddr) -> MacAddress {
+    let last = match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    };
+    MacAddress([0x02, 0xbe, 0, 0, 0, last])
+}
+
+pub fn at(text: &str) -> SocketAddr {
+    text.parse()
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse()
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Dropped, for this reason.
+    Drop(&'static str),
+    /// To the host's stack, for this reason.
+    Pass(&'static str),
+    /// Back through the interface that it came by.
+    Tx,
+    /// Out through another.
+    Redirect,
+}
+
+/// A packet after the program.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub verdict: Verdict,
+    pub bytes: Vec<u8>,
+}
+
+/// One direction of a connection, and the table that it stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// `opening` or `conntrack`, whichever the family.
+    pub table: &'static str,
+    pub flow: Flow,
+    pub becomes: Flow,
+    pub state: &'static str,
+    pub is_reply: bool,
+    pub backend: u32,
+}
+
+/// What is counted. Everything that a packet can change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    pub packets_out: u64,
+    pub bytes_out: u64,
+    pub connections: u64,
+}
+
+/// The datapath under test.
+pub struct Lab {
+    pub datapath: Datapath,
+    pub desired: Desired,
+    pub settings: Settings,
+    /// Kernel's indices of the interfaces, by slot.
+    ifindex: [u32; NAMES.len()],
+    /// Next hops that differ from the usual; `None`: unresolved.
+    pub hops: BTreeMap<IpAddr, Option<Hop>>,
+    /// Keys of `[datapath]` beside the interfaces.
+    pub datapath_keys: String,
+}
+
+impl Lab {
+    /// With these services, in the form of the configuration file.
+    pub fn new(services: &str) -> Lab {
+        Lab::with_limits(services, 4096)
+    }
+
+    pub fn with_limits(services: &str, connections: u32) -> Lab {
+        let ifindex = namespace();
+        let limits = Limits {
+            services: 32,
+            backends: 64,
+            connections,
+        };
+        let mut datapath = Datapath::load(&limits).unwrap_or_else(|error| {
+            panic!("these tests load XDP programs into the kernel: run them as root, on Linux 6.1 or newer with BPF: {error:#}")
+        });
+        for slot in [CLIENTS, BACKENDS, OTHER] {
+            let interface = Interface {
+                ifindex: ifindex[usize::from(slot)],
+                name: NAMES[usize::from(slot)].into(),
+                mac: own_mac(slot),
+            };
+            datapath
+                .set_interface(slot, &interface)
+                .expect("an interface's slot");
+        }
+        let mut lab = Lab {
+            datapath,
+            desired: Desired::default(),
+            settings: Settings {
+                timeouts: Timeouts::default(),
+                unknown_port: config::UnknownPort::Pass,
+                hash_seed: 0,
+                nat_ports: NAT_PORTS,
+            },
+            ifindex,
+            hops: BTreeMap::new(),
+            datapath_keys: r#"addresses = ["10.0.0.100", "fd00::100"]"#.into(),
+        };
+        lab.reload(services);
+        lab
+    }
+
+    /// Puts other services in force, as a reload of the file does.
+    pub fn reload(&mut self, services: &str) {
+        let text = format!(
+            "[datapath]\ninterfaces = [\"clients\", \"backends\", \"other\"]\n{}\n[limits]\nservices = 32\nbackends = 64\n{services}",
+            self.datapath_keys
+        );
+        let config = config::parse(&text, Path::new("lb.toml"))
+            .unwrap_or_else(|error| panic!("{error}"))
+            .config;
+        self.settings.unknown_port = config.datapath.unknown_port;
+        self.settings.hash_seed = config.datapath.hash_seed;
+        let hop = |backend: &config::Backend| {
+            self.hops
+                .get(&backend.address)
+                .copied()
+                .unwrap_or(Some(Hop {
+                    mac: backend_mac(backend.address),
+                    port: BACKENDS,
+                }))
+        };
+        let world = World {
+            hop: &hop,
+            sources: &[],
+        };
+        let desired = state::plan(&self.desired, &config, &world).expect("a plan");
+        assert_eq!(desired.deferred, 0, "a test with more ids than limits");
+        self.desired = desired;
+        self.apply();
+    }
+
+    /// Writes the plan and settings to the maps.
+    pub fn apply(&mut self) {
+        self.datapath
+            .apply(&self.desired, &self.settings)
+            .expect("apply");
+    }
+
+    pub fn set_timeouts(&mut self, change: impl FnOnce(&mut Timeouts)) {
+        change(&mut self.settings.timeouts);
+        self.apply();
+    }
+
+    /// Runs the program over one frame that comes in by the interface in `slot`.
+    pub fn send(&self, slot: u16, frame: &[u8]) -> Sent {
+        let (reasons, traffic) = (self.reasons(), self.all_traffic());
+        let (code, bytes) = self.run(slot, frame);
+        let counted: Vec<(&'static str, u64)> = self
+            .reasons()
+            .into_iter()
+            .map(|(name, count)| (name, count - reasons[name]))
+            .filter(|(_, count)| *count != 0)
+            .collect();
+        let forwarded = {
+            let after = self.all_traffic();
+            after.packets_in + after.packets_out - traffic.packets_in - traffic.packets_out
+        };
+        let verdict = match (code, counted.as_slice(), forwarded) {
+            (1, [(reason, 1)], 0) => Verdict::Drop(reason),
+            (2, [(reason, 1)], 0) => Verdict::Pass(reason),
+            (3, [], 1) => Verdict::Tx,
+            (4, [], 1) => Verdict::Redirect,
+            _ => panic!(
+                "verdict {code}, counted as {counted:?} and {forwarded} times as forwarded:\n{}",
+                hex(frame)
+            ),
+        };
+        if let Verdict::Pass(_) = verdict {
+            assert_same("passed on, but changed", &bytes, frame);
+        }
+        Sent { verdict, bytes }
+    }
+
+    /// The program's verdict and the frame after it; nothing is checked.
+    pub fn run(&self, slot: u16, frame: &[u8]) -> (u32, Vec<u8>) {
+        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let words = [
+            0,
+            frame.len() as u32,
+            0,
+            self.ifindex[usize::from(slot)],
+            0,
+            0,
+        ];
+        let mut context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        // The kernel says how much it wrote by the length of what it gives back.
+        let mut out = vec![0; frame.len() + 256];
+        let output = self
+            .datapath
+            .program()
+            .test_run(ProgramInput {
+                context_in: Some(&mut context),
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ..Default::default()
+            })
+            .unwrap_or_else(|error| {
+                panic!("BPF_PROG_TEST_RUN: {error:#}; it needs CAP_BPF and CAP_NET_ADMIN, or root")
+            });
+        let code = output.return_value;
+        let length = output.data.map_or(0, |data| data.len());
+        out.truncate(length);
+        (code, out)
+    }
+
+    /// How many packets each reason has met.
+    pub fn reasons(&self) -> BTreeMap<&'static str, u64> {
+        let counters = self.map("counters");
+        (0_u32..)
+            .zip(REASONS)
+            .map(|(index, reason)| {
+                let sum = counters
+                    .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
+                    .expect("counters")
+                    .expect("a counter for each reason")
+                    .iter()
+                    .map(|bytes| {
+                        from_bytes::<abi::counter>(bytes)
+                            .expect("a counter")
+                            .packets
+                    })
+                    .sum();
+                (reason.name, sum)
+            })
+            .collect()
+    }
+
+    /// What went to the backend of that id, and came back.
+    pub fn traffic(&self, id: u32) -> Traffic {
+        let mut sum = Traffic::default();
+        let values = self
+            .map("traffic")
+            .lookup_percpu(&id.to_ne_bytes(), MapFlags::ANY)
+            .expect("traffic")
+            .expect("an element for each backend");
+        for bytes in values {
+            let cpu: abi::traffic = from_bytes(&bytes).expect("struct traffic");
+            sum.packets_in += cpu.packets_in;
+            sum.bytes_in += cpu.bytes_in;
+            sum.packets_out += cpu.packets_out;
+            sum.bytes_out += cpu.bytes_out;
+            sum.connections += cpu.connections;
+        }
+        sum
+    }
+
+    fn all_traffic(&self) -> Traffic {
+        // Ids are given out from 0; those of backends that are gone may still be counted for.
+        let mut sum = Traffic::default();
+        for id in 0..16 {
+            let one = self.traffic(id);
+            sum.packets_in += one.packets_in;
+            sum.packets_out += one.packets_out;
+        }
+        sum
+    }
+
+    /// The id of the backend with that name.
+    pub fn backend_id(&self, name: &str) -> u32 {
+        let mut ids = self.desired.backends.iter();
+        let found = ids.find(|(_, backend)| backend.name == name);
+        *found
+            .unwrap_or_else(|| panic!("no backend {name} in the plan"))
+            .0
+    }
+
+    /// Every entry of the connection tables.
+    pub fn entries(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (name, table) in [("conntrack", "conntrack"), ("opening", "opening")] {
+            for (key, value) in self.pairs(name) {
+                let flow: abi::flow4 = from_bytes(&key).expect("struct flow4");
+                let c: abi::conn4 = from_bytes(&value).expect("struct conn4");
+                let source = (abi::ipv4_of(c.saddr), u16::from_be(c.sport));
+                let destination = (abi::ipv4_of(c.daddr), u16::from_be(c.dport));
+                entries.push(entry(table, flow.into(), source, destination, &c.conn));
+            }
+        }
+        for (name, table) in [("conntrack6", "conntrack"), ("opening6", "opening")] {
+            for (key, value) in self.pairs(name) {
+                let flow: abi::flow6 = from_bytes(&key).expect("struct flow6");
+                let c: abi::conn6 = from_bytes(&value).expect("struct conn6");
+                let source = (abi::address_of(c.saddr), u16::from_be(c.sport));
+                let destination = (abi::address_of(c.daddr), u16::from_be(c.dport));
+                entries.push(entry(table, flow.into(), source, destination, &c.conn));
+            }
+        }
+        entries
+    }
+
+    /// The entry that packets of this flow find.
+    pub fn entry(&self, flow: &Flow) -> Option<Entry> {
+        let mut found = self
+            .entries()
+            .into_iter()
+            .filter(|entry| entry.flow == *flow);
+        let first = found.next();
+        if let (Some(first), Some(second)) = (first, found.next()) {
+            panic!("two entries of one flow: {first:?} and {second:?}");
+        }
+        first
+    }
+
+    /// Takes the entry of a flow out of its table, as the LRU does when the table is full.
+    pub fn evict(&self, flow: &Flow) {
+        let entry = self.entry(flow).expect("an entry to evict");
+        let (name, key) = match flow.source.0 {
+            IpAddr::V4(_) => {
+                let word = |address| abi::words_of(address)[3];
+                let key = abi::flow4 {
+                    saddr: word(flow.source.0),
+                    daddr: word(flow.destination.0),
+                    sport: flow.source.1.to_be(),
+                    dport: flow.destination.1.to_be(),
+                    protocol: flow.protocol,
+                    pad: [0; 3],
+                };
+                (entry.table.to_string(), abi::bytes_of(&key).to_vec())
+            }
+            IpAddr::V6(_) => {
+                let key = abi::flow6 {
+                    saddr: abi::words_of(flow.source.0),
+                    daddr: abi::words_of(flow.destination.0),
+                    sport: flow.source.1.to_be(),
+                    dport: flow.destination.1.to_be(),
+                    protocol: flow.protocol,
+                    pad: [0; 3],
+                };
+                (format!("{}6", entry.table), abi::bytes_of(&key).to_vec())
+            }
+        };
+        self.map(&name).delete(&key).expect("delete");
+    }
+
+    /// How many full-nat ports are held, of both families.
+    pub fn claims(&self) -> usize {
+        self.pairs("nat_ports").len() + self.pairs("nat_ports6").len()
+    }
+
+    /// One sweep; services that have lost a port lose its connections, as the daemon does it.
+    pub fn sweep(&self) -> xdplb::datapath::sweep::Swept {
+        let sweeper = self.datapath.sweeper().expect("a sweeper");
+        let still_bound = |client: &Flow, backend: u32| {
+            let (vip, port) = client.destination;
+            let service = self.desired.still_bound(vip, client.protocol, port);
+            service.is_some_and(|service| {
+                let backend = self.desired.backends.get(&backend);
+                backend.is_none_or(|backend| backend.service == service)
+            })
+        };
+        sweeper.sweep(&still_bound).expect("a sweep")
+    }
+
+    pub fn map(&self, name: &str) -> libbpf_rs::MapHandle {
+        let map = self.datapath.map(name).expect("a handle to a map");
+        map.unwrap_or_else(|| panic!("no map {name}"))
+    }
+
+    fn pairs(&self, name: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let map = self.map(name);
+        map.keys()
+            .filter_map(|key| {
+                let value = map.lookup(&key, MapFlags::ANY).expect("lookup")?;
+                Some((key, value))
+            })
+            .collect()
+    }
+}
+
+fn entry(
+    table: &'static str,
+    flow: Flow,
+    source: (IpAddr, u16),
+    destination: (IpAddr, u16),
+    conn: &abi::conn,
+) -> Entry {
+    use abi::conn_state;
+    Entry {
+        table,
+        flow,
+        becomes: Flow {
+            source,
+            destination,
+            protocol: flow.protocol,
+        },
+        state: match conn_state(conn.state.into()) {
+            conn_state::CONN_OPENING => "opening",
+            conn_state::CONN_ESTABLISHED => "established",
+            conn_state::CONN_CLOSING => "closing",
+            conn_state::CONN_CLOSED => "closed",
+            conn_state::CONN_UDP => "udp",
+            other => panic!("an entry in state {}", other.0),
+        },
+        is_reply: u32::from(conn.flags) & abi::conn_flag::CONN_REPLY.0 != 0,
+        backend: conn.backend,
+    }
+}
+
+/// Moves this thread into a network namespace of its own, with the interfaces; gives their indices. The
+/// namespace goes when the thread has left it and the datapath is gone: nothing has to be removed.
+fn namespace() -> [u32; NAMES.len()] {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| {
+        panic!("these tests make a network namespace: run them as root (CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF): {error}")
+    });
+    for pair in NAMES.chunks_exact(2) {
+        let status = Command::new("ip")
+            .args([
+                "link", "add", pair[0], "type", "veth", "peer", "name", pair[1],
+            ])
+            .status()
+            .expect("these tests need iproute2's `ip`: apt-get install iproute2");
+        assert!(
+            status.success(),
+            "ip link add {pair:?}: veth interfaces are needed (CONFIG_VETH)"
+        );
+    }
+    NAMES.map(|name| if_nametoindex(name).expect("an interface that was just made"))
+}
+
+/// Waits until more than this time has gone by, by the clock that entries age by.
+pub fn pause(duration: Duration) {
+    // Jiffies round down; the slowest clock has a hundred a second.
+    std::thread::sleep(duration + Duration::from_millis(25));
+}
+
+/// Fails with both frames in hex, and where they first differ.
+#[track_caller]
+pub fn assert_same(what: &str, actual: &[u8], expected: &[u8]) {
+    if actual == expected {
+        return;
+    }
+    let at = actual
+        .iter()
+        .zip(expected)
+        .position(|(a, b)| a != b)
+        .unwrap_or_else(|| actual.len().min(expected.len()));
+    panic!(
+        "{what}: differs from byte {at} on ({} bytes, expected {})\nactual:\n{}expected:\n{}",
+        actual.len(),
+        expected.len(),
+        hex(actual),
+        hex(expected)
+    );
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (line, chunk) in bytes.chunks(16).take(16).enumerate() {
+        let _ = write!(text, "  {:04x} ", line * 16);
+        for byte in chunk {
+            let _ = write!(text, " {byte:02x}");
+        }
+        text.push('\n');
+    }
+    text
+}

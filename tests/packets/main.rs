@@ -1,0 +1,8 @@
+//! The datapath by tables: each packet in, the verdict, and the whole packet out.
+//!
+//! Owns what runs the loaded program over packets with BPF_PROG_TEST_RUN. The tests need root, Linux 6.1
+//! or newer with BPF and veth, and iproute2; without these they fail and say so. One file a subject.
+
+mod forward;
+mod harness;
+mod malformed;
