@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags};
 
@@ -16,7 +16,7 @@ use super::clock::Clock;
 use super::{Datapath, Error, Tables};
 use crate::config::{AdminState, Forward, HashBy, Protocol, Timeouts, UnknownPort};
 use crate::state::ports::PortPrefix;
-use crate::state::{self, Desired, Health, Vip, NAT_SOURCE_LIMIT};
+use crate::state::{self, filter, Desired, Health, Vip, NAT_SOURCE_LIMIT};
 
 /// What a file says that goes to the datapath as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Datapath {
             }
         }
         tables.clear_unused(desired);
-        tables.narrow_filter(desired);
+        tables.narrow_filter(desired, longest(&settings.timeouts));
         Ok(())
     }
 
@@ -185,13 +185,15 @@ impl Tables {
         }
     }
 
-    fn narrow_filter(&mut self, desired: &Desired) {
-        self.filter.set(
-            0,
-            &abi::filter {
-                words: *desired.filter,
-            },
-        );
+    /// Leaves the plan's addresses in the filter, and those of backends that are gone for as long as a
+    /// connection may wait for what they have still to say.
+    fn narrow_filter(&mut self, desired: &Desired, remembered: Duration) {
+        self.retired.retain(|_, gone| gone.elapsed() < remembered);
+        let mut words = filter::words(self.retired.keys().copied());
+        for (word, bits) in words.iter_mut().zip(desired.filter.iter()) {
+            *word |= bits;
+        }
+        self.filter.set(0, &abi::filter { words: *words });
     }
 
     /// Writes the pool of full-nat addresses to the half of the array that is not in use, unless it is
@@ -365,9 +367,29 @@ impl Tables {
             }
         }
         for id in (0..self.backends.length()).filter(|id| !desired.backends.contains_key(id)) {
-            self.backends.set(id, &abi::backend::default());
+            let live = self.backends.get(id).unwrap_or_default();
+            if self.backends.set(id, &abi::backend::default()) {
+                self.retired
+                    .insert(address_of(live.address), Instant::now());
+            }
         }
     }
+}
+
+/// How long an entry may go on without a packet, whatever its state.
+fn longest(timeouts: &Timeouts) -> Duration {
+    let Timeouts {
+        tcp_opening,
+        tcp_established,
+        tcp_closing,
+        udp,
+        other,
+    } = *timeouts;
+    tcp_opening
+        .max(tcp_established)
+        .max(tcp_closing)
+        .max(udp)
+        .max(other)
 }
 
 fn forward_mode(forward: Forward) -> abi::forward_mode {

@@ -17,8 +17,10 @@ pub mod view;
 use std::collections::BTreeMap;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, PrintLevel, ProgramMut};
@@ -133,6 +135,8 @@ struct Tables {
     /// Where in `nat_sources` the pool in use begins.
     sources: u32,
     regions: Regions,
+    /// Addresses of backends that the plans no longer have, and since when.
+    retired: BTreeMap<IpAddr, Instant>,
 }
 
 /// The sizes of the maps that `[limits]` sets, by name.
@@ -208,6 +212,7 @@ impl Datapath {
             interfaces: Array::map(&maps.interfaces)?,
             sources: 0,
             regions: Regions::new(regions::capacity_for(limits)),
+            retired: BTreeMap::new(),
         };
         let clock = Clock::calibrate(&skeleton.progs.clock)?;
         Ok(Datapath {
