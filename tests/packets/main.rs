@@ -6,3 +6,5 @@
 mod forward;
 mod harness;
 mod malformed;
+mod not_ours;
+mod selection;
