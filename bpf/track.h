@@ -296,11 +296,20 @@ static __always_inline int is_stale(struct work *w)
 	return !b || b->generation != c->generation;
 }
 
-static __noinline int track(struct work *w)
+/*
+ * Not static, and without arguments: the verifier then looks at it once, by itself, rather than on
+ * each of the many ways that a packet can come here by.
+ */
+__noinline int track(void)
 {
-	struct facts *f = &w->facts;
-	int found = find_connection(f->family, &f->flow, &w->c);
+	struct work *w = array_at(scratch, 0);
+	struct facts *f;
+	int found;
 
+	if (!w)
+		return REASON_TABLE_FULL;
+	f = &w->facts;
+	found = find_connection(f->family, &f->flow, &w->c);
 	if (found < 0)
 		return open_connection(w, 0);
 	f->established = found;
@@ -334,7 +343,7 @@ static __always_inline int track_ipv4(const struct packet *p, const struct flow4
 		return REASON_TABLE_FULL;
 	gather_facts(p, 4, &w->facts);
 	widen_flow(flow, &w->facts.flow);
-	reason = track(w);
+	reason = track();
 	narrow_conn(&w->c, &w->narrow);
 	*c = &w->narrow;
 	return reason;
@@ -350,7 +359,7 @@ static __always_inline int track_ipv6(const struct packet *p, const struct flow6
 	gather_facts(p, 6, &w->facts);
 	w->facts.flow = *flow;
 	*c = &w->c;
-	return track(w);
+	return track();
 }
 
 /* Parsing has refused the packet: if it is for a VIP that stands, else it is the stack's. */

@@ -7,4 +7,5 @@ mod forward;
 mod harness;
 mod malformed;
 mod not_ours;
+mod program;
 mod selection;
