@@ -205,6 +205,20 @@ static __always_inline int find_connection(__u8 family, const struct flow6 *flow
 	return -1;
 }
 
+/* Whether there is an entry that is not too old. Looks three times, as find_connection does. */
+static __noinline int is_alive(__u8 family, const struct flow6 *flow, __u32 time)
+{
+	const struct settings *s = array_at(settings, 0);
+
+	for (int i = 0; i < 3; i++) {
+		const struct conn *c = table_find(family, i != 1, flow);
+
+		if (c && s && !idle_too_long(c, s, time))
+			return 1;
+	}
+	return 0;
+}
+
 /*
  * Sets in the entry what a packet of either direction can change; the rest of an entry
  * never changes. `hop` is written if it is not NULL.

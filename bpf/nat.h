@@ -36,21 +36,43 @@ static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *
 	return !difference;
 }
 
-/* A claim stays until both entries of its connection are gone, so that even one
- * whose entry the LRU took is not given away under a connection that still runs. */
+/*
+ * A claim stays until both entries of its connection are gone, so that even one whose entry the
+ * LRU took is not given away under a connection that still runs. That connection gets it back.
+ */
 static __noinline long claim(const struct facts *f, const struct flow6 *reply)
 {
+	long error;
+
 	if (f->family == 4) {
-		struct claim4 value = {.since = f->now};
+		struct claim4 value = {.since = f->now}, *held;
 		struct flow4 narrow;
+		struct flow6 owner;
 
 		narrow_flow(reply, &narrow);
 		narrow_flow(&f->flow, &value.owner);
-		return bpf_map_update_elem(&nat_ports, &narrow, &value, BPF_NOEXIST);
+		error = bpf_map_update_elem(&nat_ports, &narrow, &value, BPF_NOEXIST);
+		if (!error)
+			return 0;
+		held = bpf_map_lookup_elem(&nat_ports, &narrow);
+		if (!held)
+			return error;
+		widen_flow(&held->owner, &owner);
+		if (!same_flow(&owner, &f->flow))
+			return error;
+		held->since = f->now;
+		return 0;
 	}
-	struct claim6 value = {.owner = f->flow, .since = f->now};
+	struct claim6 value = {.owner = f->flow, .since = f->now}, *held;
 
-	return bpf_map_update_elem(&nat_ports6, reply, &value, BPF_NOEXIST);
+	error = bpf_map_update_elem(&nat_ports6, reply, &value, BPF_NOEXIST);
+	if (!error)
+		return 0;
+	held = bpf_map_lookup_elem(&nat_ports6, reply);
+	if (!held || !same_flow(&held->owner, &f->flow))
+		return error;
+	held->since = f->now;
+	return 0;
 }
 
 static long try_port(__u64 index, struct port_search *search)

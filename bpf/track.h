@@ -61,35 +61,34 @@ static __always_inline void make_reply(const struct facts *f, const struct conn6
 	compute_deltas(reply_key, reply);
 }
 
-/* True if `c`, found under a reply's key, is in the way of a connection of `f`. */
-static __always_inline int in_the_way(const struct facts *f, const struct conn6 *c)
-{
-	const struct settings *s = array_at(settings, 0);
-	struct flow6 client;
-
-	if (!s || c->conn.state == CONN_CLOSED || idle_too_long(&c->conn, s, f->now))
-		return 0;
-	reply_flow(c, f->flow.protocol, &client);
-	return !same_flow(&client, &f->flow);
-}
-
 /*
  * nat keeps the client's port. Two connections of one client port, to two VIPs or ports of a
  * service, can meet at one backend: the second gets another port, or the backend and its replies
- * could not be told apart.
+ * could not be told apart. That holds for one that is closed as well: late segments are to find
+ * their way.
  */
 static __noinline int find_source(struct work *w, __u32 hash)
 {
 	const struct facts *f = &w->facts;
+	struct flow6 client;
 
 	for (int i = 0; i <= NAT_TRIES; i++) {
 		if (i)
 			w->c.sport =
 				bpf_htons(NAT_FIRST_PORT + (hash + i) % (65536 - NAT_FIRST_PORT));
 		reply_flow(&w->c, f->flow.protocol, &w->other_flow);
-		if (find_connection(f->family, &w->other_flow, &w->other) < 0 ||
-		    !in_the_way(f, &w->other))
+		if (find_connection(f->family, &w->other_flow, &w->other) < 0)
 			return GO_ON;
+		reply_flow(&w->other, f->flow.protocol, &client);
+		if (same_flow(&client, &f->flow))
+			return GO_ON;
+		if (is_alive(f->family, &w->other_flow, f->now) ||
+		    is_alive(f->family, &client, f->now))
+			continue;
+		/* Not swept yet. Its client is not to take our backend's entry for its own. */
+		table_remove(f->family, 1, &client);
+		table_remove(f->family, 0, &client);
+		return GO_ON;
 	}
 	return REASON_NO_PORT;
 }
@@ -99,22 +98,25 @@ static __noinline int find_source(struct work *w, __u32 hash)
 static __noinline int store_connection(struct work *w)
 {
 	const struct facts *f = &w->facts;
-	long error;
+	int full_nat = w->c.conn.flags & CONN_FULL_NAT;
+	struct flow6 holder;
+	int found;
 
 	make_reply(f, &w->c, &w->other, &w->other_flow);
+	/* What a former connection has left there would be found first. */
+	table_remove(f->family, 1, &w->other_flow);
 	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))
 		return REASON_TABLE_FULL;
-	error = table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST);
-	if (!error)
+	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST))
 		return GO_ON;
-	/* Another CPU was first: its entry holds, and with full-nat it has another port. */
-	if (w->c.conn.flags & CONN_FULL_NAT) {
+	/* Another CPU was first: its entry holds, and with full-nat it can have another port. */
+	found = !table_read(f->family, 0, &f->flow, &w->c);
+	reply_flow(&w->c, f->flow.protocol, &holder);
+	if (full_nat && !(found && same_flow(&holder, &w->other_flow))) {
 		table_remove(f->family, 0, &w->other_flow);
 		release_claim(f->family, &w->other_flow);
 	}
-	if (table_read(f->family, 0, &f->flow, &w->c))
-		return REASON_TABLE_FULL;
-	return GO_ON;
+	return found ? GO_ON : REASON_TABLE_FULL;
 }
 
 /*
@@ -162,7 +164,8 @@ static __noinline int open_connection(struct work *w, int stale)
 	c->sport = f->flow.sport;
 	c->dport = b->port ?: f->flow.dport;
 
-	hash = hash_flow(&f->flow, HASH_5_TUPLE, f->now) >> 32;
+	/* The flow's own place, so that one whose entries the LRU took comes back to its port. */
+	hash = hash_flow(&f->flow, HASH_5_TUPLE, 0) >> 32;
 	if (b->forward == FORWARD_FULL_NAT) {
 		/* A reset without a connection has no port of ours to come from. */
 		if (f->tcp_flags & TCP_RST)
@@ -283,8 +286,7 @@ static __always_inline int is_stale(struct work *w)
 	if (idle_too_long(c, s, f->now)) {
 		/* One direction may be silent for longer than a timeout while the other is not. */
 		reply_flow(&w->c, f->flow.protocol, &w->other_flow);
-		if (find_connection(f->family, &w->other_flow, &w->other) < 0 ||
-		    idle_too_long(&w->other.conn, s, f->now))
+		if (!is_alive(f->family, &w->other_flow, f->now))
 			return 1;
 	}
 	if (c->flags & CONN_REPLY)
