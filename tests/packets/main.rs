@@ -9,3 +9,5 @@ mod malformed;
 mod not_ours;
 mod program;
 mod selection;
+mod sources;
+mod states;
