@@ -28,10 +28,15 @@ static __always_inline int send(struct packet *p, const struct conn *c, const st
 	if (!out || !out->ifindex)
 		return finish(REASON_NO_INTERFACE);
 	write_macs(p->data, word, READ_ONCE(*(const __u64 *)out->mac));
+	if (out->ifindex != p->ingress) {
+		/* The kernel takes an interface out of the map when it goes, sooner than we do. */
+		if (unlikely(bpf_redirect_map(&tx_ports, port, XDP_DROP) != XDP_REDIRECT))
+			return finish(REASON_NO_INTERFACE);
+		count_forwarded(p, c);
+		return XDP_REDIRECT;
+	}
 	count_forwarded(p, c);
-	if (out->ifindex == p->ingress)
-		return XDP_TX;
-	return bpf_redirect_map(&tx_ports, port, XDP_DROP);
+	return XDP_TX;
 }
 
 #endif

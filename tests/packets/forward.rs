@@ -10,6 +10,7 @@ use crate::harness::{
     assert_same, at, backend_mac, ip, own_mac, Lab, Traffic, Verdict, BACKENDS, CLIENTS, OTHER,
     OTHER_ROUTER, ROUTER,
 };
+use libbpf_rs::MapCore;
 use xdplb::config::MacAddress;
 use xdplb::state::Hop;
 
@@ -480,5 +481,19 @@ fn reset_without_a_connection() {
             stray.to_backend(&lab, RST | ACK);
         }
         assert_eq!(lab.entries().len(), entries, "{case:?}");
+    }
+}
+
+/// The kernel has taken the interface out of the devmap, and nobody has told us yet.
+#[test]
+fn interface_that_has_gone() {
+    let lab = Lab::new(STANDARD);
+    let dialogs: Vec<_> = cases::all().map(|case| case.establish(&lab)).collect();
+    let slot = u32::from(BACKENDS).to_ne_bytes();
+    lab.map("tx_ports").delete(&slot).expect("its entry");
+    for d in dialogs {
+        let sent = lab.send(CLIENTS, &d.request(ACK).bytes());
+        assert_eq!(sent.verdict, Verdict::Drop("no_interface"));
+        d.to_client(&lab, ACK);
     }
 }

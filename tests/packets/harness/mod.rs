@@ -7,6 +7,7 @@ pub mod cases;
 pub mod dialog;
 pub mod frame;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -22,8 +23,6 @@ use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::reasons::REASONS;
 use xdplb::datapath::{Datapath, Interface, Settings};
 use xdplb::state::{self, Desired, Hop, World};
-
-pub use frame::Frame;
 
 /// Slots of the interfaces; their names are [`NAMES`].
 pub const CLIENTS: u16 = 0;
@@ -461,11 +460,24 @@ fn entry(
     }
 }
 
-/// Moves this thread into a network namespace of its own, with the interfaces; gives their indices. The
-/// namespace goes when the thread has left it and the datapath is gone: nothing has to be removed.
+thread_local! {
+    /// The interfaces of the namespace that this thread is in, once it has one.
+    static NAMESPACE: OnceCell<[u32; NAMES.len()]> = const { OnceCell::new() };
+}
+
+/// Gives the thread a network namespace of its own, with the interfaces, and their indices. It goes with
+/// the thread: nothing has to be removed. All of a thread's datapaths share it, since the devices of a
+/// namespace that nobody is in are gone.
 fn namespace() -> [u32; NAMES.len()] {
+    NAMESPACE.with(|namespace| *namespace.get_or_init(new_namespace))
+}
+
+fn new_namespace() -> [u32; NAMES.len()] {
     unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| {
-        panic!("these tests make a network namespace: run them as root (CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF): {error}")
+        panic!(
+            "these tests make a network namespace: run them as root (CAP_SYS_ADMIN, CAP_NET_ADMIN and \
+             CAP_BPF): {error}"
+        )
     });
     for pair in NAMES.chunks_exact(2) {
         let status = Command::new("ip")
