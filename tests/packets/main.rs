@@ -8,6 +8,7 @@ mod harness;
 mod malformed;
 mod not_ours;
 mod program;
+mod properties;
 mod selection;
 mod sources;
 mod states;

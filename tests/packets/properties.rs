@@ -1,0 +1,468 @@
+//! What holds for any packet: never a crash, never a broken packet out of a sound one, never a change to
+//! what is passed on, and one backend a flow.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, TcpSlice, UdpHeader};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::harness::cases::{self, STANDARD};
+use crate::harness::dialog::{ends_of, Dialog};
+use crate::harness::frame::{
+    fix_ipv4_checksum, tcp, Frame, Protocol, ACK, DESTINATION_OPTIONS, DOT1AD, DOT1Q, FRAGMENT,
+    HOP_BY_HOP, IPV4, IPV6, ROUTING, SYN,
+};
+use crate::harness::{assert_same, at, hex, Lab, Verdict, BACKENDS, CLIENTS};
+
+/// Runs so many cases. Failures are shrunk and printed; nothing is written beside the sources.
+fn check<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(S::Value)) {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let outcome = TestRunner::new(config).run(strategy, |value| {
+        test(value);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}
+
+/// A sound TCP or UDP packet, taken apart by etherparse: where its parts are.
+struct Sound {
+    l3: usize,
+    l4: usize,
+    protocol: Protocol,
+    ipv6: bool,
+    /// Where the IP packet ends.
+    end: usize,
+}
+
+impl Sound {
+    /// `None` if it is none: a header that does not parse, or a checksum that is wrong.
+    fn parse(bytes: &[u8]) -> Option<Sound> {
+        let (l3, ethertype) = after_tags(bytes)?;
+        let (l4, protocol, end, addresses) = match ethertype {
+            IPV4 => {
+                let (ip, _) = Ipv4Header::from_slice(&bytes[l3..]).ok()?;
+                let end = l3 + usize::from(ip.total_len);
+                if ip.header_checksum != ip.calc_header_checksum() || ip.is_fragmenting_payload() {
+                    return None;
+                }
+                let addresses = (IpAddr::from(ip.source), IpAddr::from(ip.destination));
+                (l3 + ip.header_len(), ip.protocol, end, addresses)
+            }
+            IPV6 => {
+                let (ip6, rest) = Ipv6Header::from_slice(&bytes[l3..]).ok()?;
+                let end = l3 + Ipv6Header::LEN + usize::from(ip6.payload_length);
+                let (protocol, l4) =
+                    Ipv6Header::skip_all_header_extensions_in_slice(rest, ip6.next_header).ok()?;
+                let addresses = (IpAddr::from(ip6.source), IpAddr::from(ip6.destination));
+                (bytes.len() - l4.len(), protocol, end, addresses)
+            }
+            _ => return None,
+        };
+        let protocol = match protocol {
+            IpNumber::TCP => Protocol::Tcp,
+            IpNumber::UDP => Protocol::Udp,
+            _ => return None,
+        };
+        let segment = bytes.get(l4..end)?;
+        let right = match protocol {
+            Protocol::Tcp => tcp_is_right(segment, addresses)?,
+            Protocol::Udp => udp_is_right(segment, addresses)?,
+        };
+        right.then_some(Sound {
+            l3,
+            l4,
+            protocol,
+            ipv6: ethertype == IPV6,
+            end,
+        })
+    }
+
+    /// The bytes that balancing writes.
+    fn rewritten(&self) -> Vec<Range<usize>> {
+        let l3 = self.l3;
+        let check = match self.protocol {
+            Protocol::Tcp => self.l4 + 16,
+            Protocol::Udp => self.l4 + 6,
+        };
+        let ip = if self.ipv6 {
+            vec![l3 + 7..l3 + 40]
+        } else {
+            vec![l3 + 8..l3 + 9, l3 + 10..l3 + 20]
+        };
+        [vec![0..12, self.l4..self.l4 + 4, check..check + 2], ip].concat()
+    }
+}
+
+fn after_tags(bytes: &[u8]) -> Option<(usize, u16)> {
+    let at = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let mut l3 = 14;
+    for _ in 0..2 {
+        if ![DOT1Q, DOT1AD].contains(&at(l3 - 2)?) {
+            break;
+        }
+        l3 += 4;
+    }
+    Some((l3, at(l3 - 2)?)).filter(|(l3, _)| *l3 <= bytes.len())
+}
+
+fn tcp_is_right(segment: &[u8], addresses: (IpAddr, IpAddr)) -> Option<bool> {
+    let tcp = TcpSlice::from_slice(segment).ok()?;
+    let sum = match addresses {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            tcp.calc_checksum_ipv4(source.octets(), destination.octets())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            tcp.calc_checksum_ipv6(source.octets(), destination.octets())
+        }
+        _ => return None,
+    };
+    Some(same_sum(tcp.checksum(), sum.ok()?))
+}
+
+fn udp_is_right(segment: &[u8], addresses: (IpAddr, IpAddr)) -> Option<bool> {
+    let (udp, _) = UdpHeader::from_slice(segment).ok()?;
+    // What follows the datagram in the packet is not its payload.
+    let payload = segment.get(UdpHeader::LEN..usize::from(udp.length))?;
+    if udp.checksum == 0 {
+        return Some(true);
+    }
+    let sum = match addresses {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            udp.calc_checksum_ipv4_raw(source.octets(), destination.octets(), payload)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            udp.calc_checksum_ipv6_raw(source.octets(), destination.octets(), payload)
+        }
+        _ => return None,
+    };
+    Some(same_sum(udp.checksum, sum.ok()?))
+}
+
+/// 0 and 0xffff are one number to a receiver.
+fn same_sum(a: u16, b: u16) -> bool {
+    a % 0xffff == b % 0xffff
+}
+
+/// Sends it and holds the result against what must be true of any packet. `Lab::send` checks that what is
+/// passed on is unchanged, and that the packet is counted once.
+fn survives(lab: &Lab, slot: u16, bytes: &[u8]) -> Verdict {
+    let sent = lab.send(slot, bytes);
+    if !matches!(sent.verdict, Verdict::Tx | Verdict::Redirect) {
+        return sent.verdict;
+    }
+    assert_eq!(
+        sent.bytes.len(),
+        bytes.len(),
+        "the length of\n{}",
+        hex(bytes)
+    );
+    let Some(before) = Sound::parse(bytes) else {
+        return sent.verdict;
+    };
+    let after = Sound::parse(&sent.bytes).unwrap_or_else(|| {
+        panic!(
+            "unsound:\n{}from the sound\n{}",
+            hex(&sent.bytes),
+            hex(bytes)
+        )
+    });
+    assert_eq!((after.l4, after.end), (before.l4, before.end));
+    let mut expected = bytes.to_vec();
+    for range in before.rewritten() {
+        expected[range.clone()].copy_from_slice(&sent.bytes[range]);
+    }
+    assert_same("outside the fields to rewrite", &sent.bytes, &expected);
+    let ttl = if before.ipv6 {
+        before.l3 + 7
+    } else {
+        before.l3 + 8
+    };
+    assert_eq!(sent.bytes[ttl], bytes[ttl] - 1, "TTL of\n{}", hex(bytes));
+    let udp = (before.protocol == Protocol::Udp).then_some(before.l4 + 6);
+    if let Some(at) = udp {
+        let none = |bytes: &[u8]| bytes[at..at + 2] == [0, 0];
+        assert_eq!(none(&sent.bytes), none(bytes), "UDP's 0 of\n{}", hex(bytes));
+    }
+    sent.verdict
+}
+
+#[test]
+fn arbitrary_bytes() {
+    let lab = Lab::new(STANDARD);
+    let ethertype = prop_oneof![
+        Just(EtherType::IPV4.0),
+        Just(EtherType::IPV6.0),
+        Just(DOT1Q),
+        Just(DOT1AD),
+        any::<u16>()
+    ];
+    let bytes = (
+        ethertype,
+        prop::collection::vec(any::<u8>(), 14..200),
+        any::<bool>(),
+    );
+    check(3000, &bytes, |(ethertype, mut bytes, client)| {
+        bytes[12..14].copy_from_slice(&ethertype.to_be_bytes());
+        survives(&lab, if client { CLIENTS } else { BACKENDS }, &bytes);
+    });
+}
+
+/// A change to a packet's bytes.
+#[derive(Debug, Clone)]
+enum Mutation {
+    Byte(prop::sample::Index, u8),
+    Bit(prop::sample::Index, u8),
+    /// One of the first 60 bytes after the Ethernet header, where the headers are.
+    Header(usize, u8),
+    Truncate(prop::sample::Index),
+    Append(Vec<u8>),
+    Insert(prop::sample::Index, Vec<u8>),
+    Remove(prop::sample::Index),
+    /// A new length in the IP header that is right again.
+    FixLengths,
+    /// IPv4's header checksum right again.
+    FixChecksum,
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    use prop::sample::Index;
+    let some = prop::collection::vec(any::<u8>(), 1..24);
+    prop_oneof![
+        (any::<Index>(), any::<u8>()).prop_map(|(at, value)| Mutation::Byte(at, value)),
+        (any::<Index>(), 0..8_u8).prop_map(|(at, bit)| Mutation::Bit(at, bit)),
+        (0..60_usize, any::<u8>()).prop_map(|(at, value)| Mutation::Header(at, value)),
+        any::<Index>().prop_map(Mutation::Truncate),
+        some.clone().prop_map(Mutation::Append),
+        (any::<Index>(), some).prop_map(|(at, bytes)| Mutation::Insert(at, bytes)),
+        any::<Index>().prop_map(Mutation::Remove),
+        Just(Mutation::FixLengths),
+        Just(Mutation::FixChecksum),
+    ]
+}
+
+impl Mutation {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let length = bytes.len();
+        match self {
+            Mutation::Byte(at, value) => bytes[at.index(length)] = *value,
+            Mutation::Bit(at, bit) => bytes[at.index(length)] ^= 1 << bit,
+            Mutation::Header(at, value) => {
+                if let Some(byte) = bytes.get_mut(14 + at) {
+                    *byte = *value;
+                }
+            }
+            Mutation::Truncate(at) => bytes.truncate(at.index(length)),
+            Mutation::Append(more) => bytes.extend(more),
+            Mutation::Insert(at, more) => {
+                let at = at.index(length);
+                bytes.splice(at..at, more.iter().copied());
+            }
+            Mutation::Remove(at) => {
+                bytes.remove(at.index(length));
+            }
+            Mutation::FixLengths => fix_lengths(bytes),
+            Mutation::FixChecksum => {
+                if let Some((l3, IPV4)) = after_tags(bytes).filter(|(l3, _)| l3 + 20 <= length) {
+                    fix_ipv4_checksum(bytes, l3);
+                }
+            }
+        }
+        // The kernel takes no frame without an Ethernet header.
+        bytes.resize(bytes.len().max(14), 0);
+    }
+}
+
+fn fix_lengths(bytes: &mut [u8]) {
+    match after_tags(bytes) {
+        Some((l3, IPV4)) if l3 + 20 <= bytes.len() => {
+            let length = (bytes.len() - l3) as u16;
+            bytes[l3 + 2..l3 + 4].copy_from_slice(&length.to_be_bytes());
+            fix_ipv4_checksum(bytes, l3);
+        }
+        Some((l3, IPV6)) if l3 + 40 <= bytes.len() => {
+            let length = (bytes.len() - l3 - 40) as u16;
+            bytes[l3 + 4..l3 + 6].copy_from_slice(&length.to_be_bytes());
+        }
+        _ => {}
+    }
+}
+
+/// What a sound packet may have beside its addresses.
+fn dressing() -> impl Strategy<Value = Frame> {
+    let tag = prop_oneof![Just(DOT1Q), Just(DOT1AD)];
+    let extension = prop_oneof![
+        Just((HOP_BY_HOP, vec![0, 1, 4, 0, 0, 0, 0])),
+        Just((DESTINATION_OPTIONS, vec![0, 1, 4, 0, 0, 0, 0])),
+        Just((ROUTING, vec![0, 0, 0, 0, 0, 0, 0])),
+        Just((FRAGMENT, vec![0, 0, 0, 0, 0, 0, 9])),
+    ];
+    (
+        prop::collection::vec((tag, any::<u16>()), 0..3),
+        prop::collection::vec(extension, 0..4),
+        0..=10_usize,
+        0..=10_usize,
+        any::<u8>(),
+        any::<bool>(),
+        prop::collection::vec(any::<u8>(), 0..80),
+        prop::collection::vec(any::<u8>(), 0..20),
+        0..64_u8,
+    )
+        .prop_map(
+            |(tags, extensions, options, tcp_options, ttl, checksum, payload, padding, flags)| {
+                Frame {
+                    tags,
+                    extensions,
+                    options: vec![1; 4 * options],
+                    tcp_options: vec![1; 4 * tcp_options],
+                    ttl,
+                    checksum,
+                    payload,
+                    padding,
+                    ..tcp(at("0.0.0.0:0"), at("0.0.0.0:0"), flags)
+                }
+            },
+        )
+}
+
+/// Both directions of a connection of each kind, and a packet of a new one.
+fn bases(lab: &Lab) -> Vec<(u16, Frame)> {
+    cases::all()
+        .flat_map(|case| {
+            let d = case.establish(lab);
+            let new = d.with_client(case.client_at(6000));
+            [
+                (CLIENTS, d.request(ACK)),
+                (BACKENDS, d.reply(ACK)),
+                (CLIENTS, new.request(SYN)),
+            ]
+        })
+        .collect()
+}
+
+fn dress(base: &Frame, dressing: Frame) -> Frame {
+    Frame {
+        to: base.to,
+        from: base.from,
+        source: base.source,
+        destination: base.destination,
+        protocol: base.protocol,
+        // Over IPv6 there is always one (RFC 8200, section 8.1).
+        checksum: dressing.checksum || base.source.is_ipv6(),
+        ..dressing
+    }
+}
+
+#[test]
+fn sound_packets_of_every_kind() {
+    let lab = Lab::new(STANDARD);
+    let bases = bases(&lab);
+    let strategy = (0..bases.len(), dressing());
+    check(3000, &strategy, |(base, dressing)| {
+        let (slot, base) = &bases[base];
+        let bytes = dress(base, dressing).bytes();
+        assert!(
+            Sound::parse(&bytes).is_some(),
+            "the test's own packet:\n{}",
+            hex(&bytes)
+        );
+        survives(&lab, *slot, &bytes);
+    });
+}
+
+#[test]
+fn mutated_packets() {
+    let lab = Lab::new(STANDARD);
+    let bases = bases(&lab);
+    let mutations = prop::collection::vec(mutation(), 1..5);
+    let strategy = (0..bases.len(), dressing(), any::<bool>(), mutations);
+    let forwarded = std::cell::Cell::new(0);
+    check(6000, &strategy, |(base, dressing, dressed, mutations)| {
+        let (slot, base) = &bases[base];
+        let mut bytes = if dressed {
+            dress(base, dressing).bytes()
+        } else {
+            base.bytes()
+        };
+        for mutation in &mutations {
+            mutation.apply(&mut bytes);
+        }
+        if matches!(
+            survives(&lab, *slot, &bytes),
+            Verdict::Redirect | Verdict::Tx
+        ) {
+            forwarded.set(forwarded.get() + 1);
+        }
+    });
+    assert!(
+        forwarded.get() > 500,
+        "only {} packets came through",
+        forwarded.get()
+    );
+}
+
+const MANY: [u8; 6] = [2, 3, 4, 5, 6, 7];
+
+/// One service on both families, its backends in this order.
+fn many(order: impl Iterator<Item = u8>) -> String {
+    let mut text = String::from(
+        "[[service]]\nname = \"many\"\nvip = [\"203.0.113.11\", \"2001:db8:1::11\"]\nprotocol = [\"tcp\", \"udp\"]\nport = \"any\"\nforward = \"nat\"\n",
+    );
+    for number in order {
+        for prefix in ["10.0.0.", "fd00::"] {
+            text += &format!("[[service.backend]]\naddress = \"{prefix}{number}\"\nport = 80\n");
+        }
+    }
+    text
+}
+
+/// A flow goes to one backend: by its connection, without one, and on another instance whose file names
+/// the backends in another order.
+#[test]
+fn one_flow_one_backend() {
+    let lab = Lab::new(&many(MANY.into_iter()));
+    let other = Lab::new(&many(MANY.into_iter().rev()));
+    let flow = (
+        any::<bool>(),
+        any::<bool>(),
+        any::<u32>(),
+        any::<u16>(),
+        any::<u16>(),
+    );
+    check(800, &flow, |(ipv6, is_tcp, host, source, destination)| {
+        let (client, vip): (IpAddr, &str) = if ipv6 {
+            let prefix = 0x2001_0db8_000c_u128 << 80;
+            (
+                IpAddr::V6((prefix | u128::from(host)).into()),
+                "[2001:db8:1::11]:0",
+            )
+        } else {
+            (
+                IpAddr::V4((11 << 24 | host & 0x00ff_ffff).into()),
+                "203.0.113.11:0",
+            )
+        };
+        let mut vip = at(vip);
+        vip.set_port(destination);
+        let client = SocketAddr::new(client, source);
+        let protocol = if is_tcp { Protocol::Tcp } else { Protocol::Udp };
+        let d = Dialog::open(&lab, protocol, client, vip);
+        d.to_backend(&lab, ACK);
+        d.to_client(&lab, ACK);
+        d.to_backend(&lab, ACK);
+        let elsewhere = Dialog::open(&other, protocol, client, vip);
+        assert_eq!(elsewhere.backend, d.backend);
+        // Without an entry it is the hash alone.
+        lab.evict(&d.flow());
+        lab.evict(&d.reply_flow());
+        let sent = lab.send(CLIENTS, &d.request(ACK).bytes());
+        assert_eq!(ends_of(&sent.bytes).1, d.backend);
+    });
+}
