@@ -135,7 +135,7 @@ find_cargo() {
 		PATH="$home/.cargo/bin:$PATH"
 	fi
 	if ! command -v cargo >/dev/null; then
-		echo "$0: no cargo, neither on the PATH nor in $home/.cargo/bin: install Rust 1.85 or newer, https://rustup.rs" >&2
+		echo "$0: no cargo, neither on the PATH nor in $home/.cargo/bin: install Rust 1.87 or newer, https://rustup.rs" >&2
 		return 1
 	fi
 }
