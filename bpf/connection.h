@@ -101,6 +101,7 @@ static __always_inline void widen_conn(const struct conn4 *c, struct conn6 *wide
 	map_address(wide->daddr, c->daddr);
 	wide->sport = c->sport;
 	wide->dport = c->dport;
+	wide->pad = 0;
 }
 
 static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *c)
@@ -110,6 +111,7 @@ static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *
 	c->daddr = wide->daddr[3];
 	c->sport = wide->sport;
 	c->dport = wide->dport;
+	c->pad = 0;
 }
 
 /* The key of the other direction: the new 5-tuple, turned round. */
@@ -210,10 +212,13 @@ static __noinline int is_alive(__u8 family, const struct flow6 *flow, __u32 time
 {
 	const struct settings *s = array_at(settings, 0);
 
+	/* Before the loop: Linux 6.1 refuses the arithmetic that clang takes out of it. */
+	if (!s)
+		return 0;
 	for (int i = 0; i < 3; i++) {
 		const struct conn *c = table_find(family, i != 1, flow);
 
-		if (c && s && !idle_too_long(c, s, time))
+		if (c && !idle_too_long(c, s, time))
 			return 1;
 	}
 	return 0;
@@ -221,7 +226,7 @@ static __noinline int is_alive(__u8 family, const struct flow6 *flow, __u32 time
 
 /*
  * Sets in the entry what a packet of either direction can change; the rest of an entry
- * never changes. `hop` is written if it is not NULL.
+ * never changes.
  */
 static __noinline void table_touch(__u8 family, int established, const struct flow6 *flow,
 				   const struct conn *from)

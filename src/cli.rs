@@ -16,7 +16,7 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
 #[command(name = "xdplb", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// The configuration file
-    #[arg(long, short, value_name = "FILE", required = true)]
+    #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What to do instead of balancing
     #[command(subcommand)]

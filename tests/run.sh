@@ -46,7 +46,6 @@ c_format() {
 shell_lint() {
 	local files=()
 	# By name, and by their first line.
-	# By name, and by their first line.
 	mapfile -t files < <({
 		git ls-files '*.sh'
 		git grep -lIE '^#! ?/(usr/)?bin/(env )?(ba|da)?sh' || true

@@ -255,7 +255,7 @@ impl Daemon {
             Err(error) => {
                 // Every fault of a file is a line of its own.
                 for line in error.to_string().lines() {
-                    error!("refused {}: {line}", self.file.display());
+                    error!("reload refused: {line}");
                 }
                 error!("the configuration before it stays in force");
             }
