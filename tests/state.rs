@@ -449,6 +449,18 @@ fn full_nat_needs_a_source() {
 }
 
 #[test]
+fn a_host_whose_only_address_is_the_vip_sends_from_it() {
+    let own = [Source {
+        address: ip(VIP),
+        port: 1,
+    }];
+    let desired = planned_from(&Desired::default(), &full_nat(&[VIP], &["10.0.0.1"]), &own);
+    let (_, backend) = find(&desired, "10.0.0.1");
+    assert_eq!(addresses(&desired, backend.sources), [VIP]);
+    assert!(backend.usable);
+}
+
+#[test]
 fn nat_alone_leaves_the_pool_empty() {
     let own = [Source {
         address: ip("10.0.0.254"),

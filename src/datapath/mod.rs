@@ -141,10 +141,9 @@ struct Tables {
 
 /// The sizes of the maps that `[limits]` sets, by name.
 fn sizes(limits: &Limits) -> [(&'static str, u32); 11] {
-    // Each connection has two entries, one for each direction.
-    let entries = limits.connections.saturating_mul(2).max(64);
-    // Half-open connections live seconds, established ones hours; a flood fills only this part.
-    let opening = (entries / 4).max(64);
+    // An LRU map hands elements out to CPUs in batches: with fewer it evicts what it has just got.
+    let tables = limits.connection_tables();
+    let (entries, opening) = (tables.established.max(64), tables.opening.max(64));
     // A range of ports is at most 30 prefixes; the trie takes memory only as it is used.
     let bindings = limits.services.saturating_mul(64);
     [

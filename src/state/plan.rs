@@ -348,18 +348,26 @@ impl SourcePool {
             );
         } else {
             // A VIP may be one of our addresses too, but replies to it would come to whichever instance
-            // its route leads to, or pass for a client's packets.
+            // its route leads to. Only a host that has no other address sends from it.
             let vips: BTreeSet<&IpAddr> = config
                 .services
                 .iter()
                 .flat_map(|service| &service.vips)
                 .collect();
-            let usable = own
-                .iter()
-                .filter(|source| can_send_from(source.address) && !vips.contains(&source.address));
-            entries.extend(
-                usable.map(|source| (Family::of(source.address), source.port, source.address)),
-            );
+            for family in Family::ALL {
+                let (shared, ours): (Vec<&Source>, Vec<&Source>) = own
+                    .iter()
+                    .filter(|source| {
+                        Family::of(source.address) == family && can_send_from(source.address)
+                    })
+                    .partition(|source| vips.contains(&source.address));
+                let usable = if ours.is_empty() { shared } else { ours };
+                entries.extend(
+                    usable
+                        .iter()
+                        .map(|source| (family, source.port, source.address)),
+                );
+            }
         }
         entries.sort_unstable();
         entries.dedup();
