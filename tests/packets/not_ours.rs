@@ -219,9 +219,8 @@ fn the_filter_knows_every_vip_and_backend() {
     let vips: Vec<IpAddr> = (0..COUNT)
         .flat_map(|n| {
             let r = random(n);
-            // Any unicast address outside the special ranges.
-            let v4 =
-                Ipv4Addr::from((11 << 24 | r as u32 & 0x00ff_ffff) + ((r >> 32) as u32 % 80 << 24));
+            // First octets 11 to 90: unicast, none of them special.
+            let v4 = Ipv4Addr::from((11 + (r >> 32) as u32 % 80) << 24 | r as u32 & 0x00ff_ffff);
             let v6 = u128::from(r) << 64 | u128::from(random(n + COUNT));
             let v6 = Ipv6Addr::from(v6 >> 3 | 1 << 125);
             [IpAddr::from(v4), IpAddr::from(v6)]

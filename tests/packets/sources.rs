@@ -356,10 +356,13 @@ fn nat_after_an_expired_connection() {
         fresh.push(Dialog::open(&lab, d.protocol, d.client, at(two)));
     }
     lab.set_timeouts(|timeouts| *timeouts = before);
-    for d in fresh {
+    for (d, expired) in fresh.iter().zip(&expired) {
         d.to_client(&lab, SYN | ACK);
         d.to_backend(&lab, ACK);
         d.to_client(&lab, ACK);
+        // The client of the old one goes on after all: not in the new one's name.
+        let sent = lab.send(CLIENTS, &expired.request(ACK).bytes());
+        assert_ne!(ends_of(&sent.bytes).0, d.seen);
     }
 }
 
