@@ -20,7 +20,9 @@
 struct port_search {
 	const struct facts *facts;
 	struct conn6 *forward;
-	__u32 start; /* from the flow's hash: where the search begins */
+	__u32 start;   /* from the flow's hash: where the search begins */
+	__u32 sources; /* slice of nat_sources: offset and size */
+	__u32 source_count;
 	__u32 first; /* of the range of ports */
 	__u32 size;
 	int found;
@@ -75,14 +77,22 @@ static __noinline long claim(const struct facts *f, const struct flow6 *reply)
 	return 0;
 }
 
+/* From one try to the next another address, and with each round of them another port. */
 static long try_port(__u64 index, struct port_search *search)
 {
+	__u32 step = index;
+	const struct nat_source *source;
 	struct flow6 reply;
 
-	if (!search->size)
+	if (!search->size || !search->source_count)
 		return 1;
-	search->forward->sport =
-		bpf_htons(search->first + (search->start + (__u32)index) % search->size);
+	source = array_at(nat_sources,
+			  search->sources + ((search->start >> 16) + step) % search->source_count);
+	if (!source)
+		return 1;
+	copy16(search->forward->saddr, source->address);
+	search->forward->sport = bpf_htons(
+		search->first + (search->start + step / search->source_count) % search->size);
 	reply_flow(search->forward, search->facts->flow.protocol, &reply);
 	if (claim(search->facts, &reply))
 		return 0;
@@ -96,20 +106,16 @@ static __noinline int claim_source(const struct facts *f, const struct backend *
 {
 	const struct settings *s = array_at(settings, 0);
 	__u64 sources = READ_ONCE(b->sources);
-	__u32 offset = sources, size = sources >> 32;
-	const struct nat_source *source;
 	struct port_search search = {
 		.facts = f,
 		.forward = forward,
 		.start = hash,
+		.sources = sources,
+		.source_count = sources >> 32,
 	};
 
-	if (!s || !size)
+	if (!s)
 		return REASON_NO_PORT;
-	source = array_at(nat_sources, offset + hash % size);
-	if (!source)
-		return REASON_NO_PORT;
-	__builtin_memcpy(forward->saddr, source->address, sizeof(forward->saddr));
 	search.first = s->nat_port_first;
 	search.size = s->nat_port_last - s->nat_port_first + 1;
 	bpf_loop(PORT_TRIES, try_port, &search, 0);

@@ -129,10 +129,11 @@ static __noinline int open_connection(struct work *w, int stale)
 	const struct vip *vip = find_vip(&f->flow);
 	struct conn6 *c = &w->c;
 	const struct backend *b;
+	const struct settings *s = array_at(settings, 0);
 	__u32 id, hash, *port;
 	int reason;
 
-	if (!vip)
+	if (!vip || !s)
 		return REASON_NOT_OURS;
 	if (vip->service == NO_SERVICE)
 		return unknown_port();
@@ -165,7 +166,7 @@ static __noinline int open_connection(struct work *w, int stale)
 	c->dport = b->port ?: f->flow.dport;
 
 	/* The flow's own place, so that one whose entries the LRU took comes back to its port. */
-	hash = hash_flow(&f->flow, HASH_5_TUPLE, 0) >> 32;
+	hash = hash_flow(&f->flow, HASH_5_TUPLE, s->nat_secret) >> 32;
 	if (b->forward == FORWARD_FULL_NAT) {
 		/* A reset without a connection has no port of ours to come from. */
 		if (f->tcp_flags & TCP_RST)

@@ -108,6 +108,7 @@ struct interface {
 /* Settings that a reload may change. `settings`, one element. */
 struct settings {
 	__u64 hash_seed;
+	__u64 nat_secret; /* so that nobody can tell which source port comes next (RFC 6056) */
 	__u32 timeout[CONN_STATE_SLOTS]; /* jiffies, by enum conn_state */
 	__u32 refresh;	      /* jiffies: an entry's age is written when it is off by this */
 	__u32 unknown_port;   /* enum unknown_port */

@@ -24,7 +24,7 @@ macro_rules! plain {
 }
 
 plain! {
-    settings: 72,
+    settings: 80,
     filter: 8192,
     vip_key: 24,
     vip: 4,

@@ -105,6 +105,7 @@ impl Datapath {
         let shortest = timeout.iter().copied().min().unwrap_or(1);
         let value = abi::settings {
             hash_seed: settings.hash_seed,
+            nat_secret: self.nat_secret,
             timeout,
             // A quarter of the shortest timeout at most, or an entry could look idle that is not.
             refresh: (clock.hz / REFRESHES_A_SECOND).min(shortest / 4).max(1),

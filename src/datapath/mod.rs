@@ -15,6 +15,7 @@ pub mod sweep;
 pub mod view;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
@@ -120,6 +121,8 @@ pub struct Datapath {
     pins: Option<PinDir>,
     tables: Tables,
     clock: Clock,
+    /// What full-nat's source ports are drawn with.
+    nat_secret: u64,
     skeleton: XdpLbSkel<'static>,
 }
 
@@ -219,6 +222,8 @@ impl Datapath {
             pins: None,
             tables,
             clock,
+            // Keyed from the system\'s random numbers, for each new one.
+            nat_secret: RandomState::new().build_hasher().finish(),
             skeleton,
         })
     }

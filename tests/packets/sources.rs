@@ -140,6 +140,28 @@ fn exhaustion_and_recovery() {
     }
 }
 
+/// A port is used up on one address only: the others are tried before a connection is refused.
+#[test]
+fn every_address_of_ours_is_used() {
+    let mut lab = with_ports(30000, 30003);
+    lab.datapath_keys =
+        r#"addresses = ["10.0.0.100", "10.0.0.101", "10.0.0.102", "fd00::100", "fd00::101", "fd00::102"]"#
+            .into();
+    lab.reload(STANDARD);
+    for case in full_nat() {
+        let sources: HashSet<SocketAddr> = (0..12)
+            .map(|n| {
+                first_of(&lab, case, 1000 + n)
+                    .expect("four ports on each of three addresses")
+                    .seen
+            })
+            .collect();
+        assert_eq!(sources.len(), 12, "{case:?}");
+        let refused = first_of(&lab, case, 1012).expect_err("no thirteenth");
+        assert_eq!(refused, Verdict::Drop("no_port"), "{case:?}");
+    }
+}
+
 /// Two backends, or two protocols, may well share a port: their replies are told apart.
 #[test]
 fn ports_are_counted_for_each_backend() {
