@@ -1,16 +1,16 @@
 //! Compiles the datapath and generates its skeleton; turns the list of reasons into Rust.
 //!
-//! Owns finding a clang that can. Everything is written to `OUT_DIR`.
+//! Everything is written to `OUT_DIR`. Which clang is bpf/requirements' to say.
 
 use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use libbpf_cargo::SkeletonBuilder;
+use xdplb_requirements::{clang, INSTALL};
 
 /// What is compiled, and the skeletons that come of it. The second is for the benchmarks, which measure
 /// the datapath's own body.
@@ -19,10 +19,6 @@ const SOURCES: [(&str, &str); 2] = [
     ("tests/bench/bench.bpf.c", "bench.skel.rs"),
 ];
 const REASONS: &str = "include/reasons.h";
-/// The oldest clang whose BPF back end is known to compile the datapath.
-const OLDEST_CLANG: u32 = 16;
-const INSTALL: &str =
-    "apt-get install clang-19 libelf-dev zlib1g-dev pkg-config gcc make linux-libc-dev";
 
 fn main() {
     if let Err(error) = build() {
@@ -84,48 +80,6 @@ fn includes() -> Vec<PathBuf> {
         }
     }
     directories
-}
-
-/// `$CLANG`, else the newest `clang-NN`, else a `clang` that is new enough.
-fn clang() -> Result<PathBuf, Box<dyn Error>> {
-    if let Some(clang) = env::var_os("CLANG") {
-        return Ok(clang.into());
-    }
-    let newest = env::var_os("PATH")
-        .iter()
-        .flat_map(env::split_paths)
-        .filter_map(|directory| fs::read_dir(directory).ok())
-        .flatten()
-        .filter_map(Result::ok)
-        .filter_map(|entry| {
-            let version = entry
-                .file_name()
-                .to_str()?
-                .strip_prefix("clang-")?
-                .parse::<u32>()
-                .ok()?;
-            Some((version, entry.path()))
-        })
-        .max();
-    match newest {
-        Some((version, path)) if version >= OLDEST_CLANG => return Ok(path),
-        _ => {}
-    }
-    if version_of(Path::new("clang")).is_some_and(|version| version >= OLDEST_CLANG) {
-        return Ok("clang".into());
-    }
-    Err(format!("no clang {OLDEST_CLANG} or newer found, which compiles the datapath; install it with: {INSTALL} (or name one in $CLANG)").into())
-}
-
-fn version_of(clang: &Path) -> Option<u32> {
-    let output = Command::new(clang).arg("-dumpversion").output().ok()?;
-    String::from_utf8(output.stdout)
-        .ok()?
-        .split('.')
-        .next()?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// `X(NAME, VERDICT, "text")` lines as a Rust table, in order.

@@ -99,7 +99,7 @@ find_cargo
 # Under sudo the repository belongs to another than who asks git about it.
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0="$REPOSITORY"
 
-step "cargo fmt" as_cargo_user cargo fmt --check
+step "cargo fmt" as_cargo_user cargo fmt --all --check
 step "clang-format" c_format
 step "shellcheck" shell_lint
 step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
