@@ -45,7 +45,8 @@ static __always_inline int parse_ethernet(struct xdp_md *ctx, struct packet *p)
 	if ((void *)(eth + 1) > p->end)
 		return REASON_NOT_IP;
 	p->l3 = eth + 1;
-	p->ethertype = eth->h_proto;
+	/* struct ethhdr is packed: read through it, the two bytes would be loaded one by one. */
+	p->ethertype = *(__be16 *)(p->data + 2 * ETH_ALEN);
 
 	for (int i = 0; i < VLAN_TAGS; i++) {
 		struct vlan_tag *tag = p->l3;
