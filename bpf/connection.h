@@ -194,20 +194,19 @@ static __noinline int table_read(__u8 family, int established, const struct flow
 	return 0;
 }
 
-/* Which table the entry was in, its copy in `c`; -1 if in neither. */
+/*
+ * Which table the entry was in, its copy in `c`; -1 if in neither. `opening` first: another CPU may
+ * move the entry meanwhile, and puts it into `conntrack` before it takes it out of `opening`.
+ */
 static __always_inline int find_connection(__u8 family, const struct flow6 *flow, struct conn6 *c)
 {
-	if (!table_read(family, 1, flow, c))
-		return 1;
-	if (!table_read(family, 0, flow, c))
-		return 0;
-	/* Another CPU may have moved it from the second to the first meanwhile. */
-	if (!table_read(family, 1, flow, c))
-		return 1;
+	for (int established = 0; established <= 1; established++)
+		if (!table_read(family, established, flow, c))
+			return established;
 	return -1;
 }
 
-/* Whether there is an entry that is not too old. Looks three times, as find_connection does. */
+/* Whether there is an entry that is not too old. In the order of find_connection. */
 static __noinline int is_alive(__u8 family, const struct flow6 *flow, __u32 time)
 {
 	const struct settings *s = array_at(settings, 0);
@@ -215,8 +214,8 @@ static __noinline int is_alive(__u8 family, const struct flow6 *flow, __u32 time
 	/* Before the loop: Linux 6.1 refuses the arithmetic that clang takes out of it. */
 	if (!s)
 		return 0;
-	for (int i = 0; i < 3; i++) {
-		const struct conn *c = table_find(family, i != 1, flow);
+	for (int established = 0; established <= 1; established++) {
+		const struct conn *c = table_find(family, established, flow);
 
 		if (c && !idle_too_long(c, s, time))
 			return 1;

@@ -221,7 +221,7 @@ static __always_inline int proven(const struct conn *c, const struct facts *f)
 
 /*
  * Moves both entries to conntrack: there first, so that a packet on another CPU finds
- * them in one table or the other (find_connection looks three times for that).
+ * them in one table or the other.
  */
 static __noinline void promote(struct work *w)
 {
@@ -244,6 +244,7 @@ static __noinline int advance(struct work *w)
 {
 	struct facts *f = &w->facts;
 	struct conn *c = &w->c.conn;
+	const struct settings *s = array_at(settings, 0);
 	__u8 state = c->state, flags = c->flags;
 	int changed = 0;
 
@@ -263,8 +264,10 @@ static __noinline int advance(struct work *w)
 	if (f->flow.protocol == IPPROTO_TCP)
 		advance_tcp(c, f->tcp_flags);
 	changed |= c->state != state || c->flags != flags;
-	c->last_seen = f->now;
-	table_touch(f->family, f->established, &f->flow, c);
+	if (!s || changed || idle_since(f->now, c->last_seen, s->refresh)) {
+		c->last_seen = f->now;
+		table_touch(f->family, f->established, &f->flow, c);
+	}
 
 	reply_flow(&w->c, f->flow.protocol, &w->other_flow);
 	if (changed)

@@ -30,21 +30,6 @@ static __always_inline void write_frame(void *data, const struct saved *saved)
 		words[i] = saved->words[i];
 }
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct counter);
-} received SEC(".maps");
-
-/* Where `generate` and `relay` send: ifindex by position. */
-struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, __u32);
-} bench_ports SEC(".maps");
-
 /* What the harness costs: a bounds check, a write, a verdict. */
 SEC("xdp.frags")
 int floor_program(struct xdp_md *ctx)
@@ -105,38 +90,120 @@ int repeat_new(struct xdp_md *ctx)
 	return balance(ctx);
 }
 
-/* A generator for live frames, which come back as the receiver left them. The source
- * port varies, so that there is more than one connection. */
+/*
+ * From here on, the live measurement (live.rs): `generate` at the client and `answer` at the
+ * backend make frames, `relay` between them is the limit, `sink` at both ends counts.
+ */
+enum live {
+	/* A power of two. Each CPU makes its own flows, as a network card hands each of its queues
+	 * other ones. */
+	LIVE_FLOWS = 512,
+	LIVE_CPUS = 8,
+	LIVE_FIRST_PORT = 1024,
+	LIVE_FRAME = 60,
+	/* Ethernet, IPv4, UDP: live frames come back as the receiver left them, so that each is
+	 * written again. */
+	LIVE_HEADERS = 42,
+	LIVE_VIP_PORT = 80,
+	LIVE_BACKEND_PORT = 8080,
+};
+
+/* What frames are copies of, and where they leave: positions in `live_frames` and `live_ports`. */
+enum live_position {
+	LIVE_FROM_CLIENT,
+	LIVE_FROM_BACKEND,
+	LIVE_TO_BACKEND,
+	NR_LIVE_POSITIONS,
+};
+
+/* Where a frame that `sink` counts was addressed to: positions in `received`. */
+enum live_arrival {
+	LIVE_AT_VIP,
+	LIVE_AT_BACKEND,
+	LIVE_ELSEWHERE,
+	NR_LIVE_ARRIVALS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NR_LIVE_POSITIONS);
+	__type(key, __u32);
+	__type(value, struct saved);
+} live_frames SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, NR_LIVE_POSITIONS);
+	__type(key, __u32);
+	__type(value, __u32);
+} live_ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NR_LIVE_POSITIONS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} live_turns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NR_LIVE_ARRIVALS);
+	__type(key, __u32);
+	__type(value, struct counter);
+} received SEC(".maps");
+
+/* The next flow's frame; `port` is the offset of the client's port in it. The UDP checksum is 0,
+ * so that any port is right. */
+static __always_inline int emit(struct xdp_md *ctx, enum live_position from, __u32 port)
+{
+	void *data = (void *)(long)ctx->data;
+	struct saved *saved = array_at(live_frames, from);
+	struct counter *turn = array_at(live_turns, from);
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	if (!saved || !turn || data + LIVE_FRAME > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	__builtin_memcpy(data, saved, LIVE_HEADERS);
+	*(__be16 *)(data + port) = bpf_htons(LIVE_FIRST_PORT + cpu % LIVE_CPUS * LIVE_FLOWS +
+					     turn->packets++ % LIVE_FLOWS);
+	return bpf_redirect_map(&live_ports, from, XDP_DROP);
+}
+
 SEC("xdp.frags")
 int generate(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
-	struct saved *saved = array_at(frame, 0);
-	struct packet_ports {
-		__be16 source;
-		__be16 destination;
-	} *ports = data + sizeof(struct ethhdr) + sizeof(struct iphdr);
+	return emit(ctx, LIVE_FROM_CLIENT, 34);
+}
 
-	if (!saved || data + SAVED > (void *)(long)ctx->data_end)
-		return XDP_ABORTED;
-	write_frame(data, saved);
-	/* UDP without a checksum: any port is right. */
-	ports->source = bpf_htons(1024 + (bpf_get_prandom_u32() & 1023));
-	return bpf_redirect_map(&bench_ports, 0, XDP_DROP);
+SEC("xdp.frags")
+int answer(struct xdp_md *ctx)
+{
+	return emit(ctx, LIVE_FROM_BACKEND, 36);
 }
 
 /* The limit: what a redirect alone can do. */
 SEC("xdp.frags")
 int relay(struct xdp_md *ctx __attribute__((unused)))
 {
-	return bpf_redirect_map(&bench_ports, 1, XDP_DROP);
+	return bpf_redirect_map(&live_ports, LIVE_TO_BACKEND, XDP_DROP);
 }
 
+/* Whatever is not IPv4 goes on: the host has neighbours to find. */
 SEC("xdp.frags")
-int sink(struct xdp_md *ctx __attribute__((unused)))
+int sink(struct xdp_md *ctx)
 {
-	struct counter *c = array_at(received, 0);
+	void *data = (void *)(long)ctx->data;
+	struct ethhdr *eth = data;
+	struct counter *c;
+	__be16 port;
 
+	if (data + LIVE_HEADERS > (void *)(long)ctx->data_end ||
+	    eth->h_proto != bpf_htons(ETH_P_IP))
+		return XDP_PASS;
+	port = *(__be16 *)(data + 36);
+	c = array_at(received, port == bpf_htons(LIVE_BACKEND_PORT) ? LIVE_AT_BACKEND
+			       : port == bpf_htons(LIVE_VIP_PORT)   ? LIVE_AT_VIP
+								    : LIVE_ELSEWHERE);
 	if (c)
 		c->packets++;
 	return XDP_DROP;
