@@ -13,7 +13,12 @@ pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
 /// Without a command: loads the datapath, attaches it and balances until SIGINT or SIGTERM. SIGHUP
 /// reloads the file.
 #[derive(Debug, Parser)]
-#[command(name = "xdplb", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "xdplb",
+    version,
+    args_conflicts_with_subcommands = true,
+    override_usage = "xdplb --config <FILE>\n       xdplb <COMMAND>"
+)]
 pub struct Cli {
     /// The configuration file
     #[arg(long, short, value_name = "FILE")]

@@ -27,7 +27,8 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, PrintLevel, ProgramMut};
 use log::debug;
 
-use crate::config::Limits;
+use crate::config::{self, Limits};
+use crate::state;
 use crate::state::regions::{self, Regions};
 pub use apply::Settings;
 use array::Array;
@@ -141,6 +142,16 @@ struct Tables {
     /// Addresses of backends that the plans no longer have, and since when.
     retired: BTreeMap<IpAddr, Instant>,
 }
+
+// What the rest of the program goes by is what the datapath was compiled with.
+const _: () = {
+    use abi::xdplb_limit as limit;
+    assert!(config::INTERFACE_LIMIT == limit::PORT_LIMIT.0 as usize);
+    assert!(config::ADDRESS_LIMIT == limit::NAT_SOURCE_LIMIT.0 as usize);
+    assert!(config::NAME_LIMIT + 1 == limit::NAME_LENGTH.0 as usize);
+    assert!(state::NAT_SOURCE_LIMIT == limit::NAT_SOURCE_LIMIT.0 as usize);
+    assert!(state::filter::WORDS == limit::FILTER_WORDS.0 as usize);
+};
 
 /// The sizes of the maps that `[limits]` sets, by name.
 fn sizes(limits: &Limits) -> [(&'static str, u32); 11] {
