@@ -317,7 +317,9 @@ fn load_remedy(error: &libbpf_rs::Error) -> String {
         libbpf_rs::ErrorKind::PermissionDenied => {
             "it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root; if it has them, the verifier's words are above"
         }
-        libbpf_rs::ErrorKind::OutOfMemory => "lower limits.connections: `xdplb check` shows what the tables take",
+        _ if log.contains("failed to create") => {
+            "a table is too large for this kernel or its memory: lower [limits]; `xdplb check` shows what they take"
+        }
         _ => "it needs Linux 6.1 or newer with BPF and BTF (CONFIG_DEBUG_INFO_BTF)",
     };
     let separator = if tail.is_empty() { "" } else { "\n  " };

@@ -143,8 +143,8 @@ fn mount_bpffs(path: &Path) -> Result<(), Error> {
     Err(Error::Pins {
         path: path.into(),
         reason: format!(
-            "not on a bpffs; use a datapath.pin_dir under {USUAL}, or: mount -t bpf bpf {}",
-            existing.display()
+            "not on a bpffs; use a datapath.pin_dir under {USUAL}, or mount one: mkdir -p {0} && mount -t bpf bpf {0}",
+            path.display()
         ),
     })
 }
