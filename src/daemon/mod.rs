@@ -395,20 +395,20 @@ fn note_unresolved(
     ports: &Ports,
     known: &mut BTreeMap<Target, String>,
 ) {
+    let wanted = targets(config);
     let mut current = BTreeMap::new();
-    for backend in config.services.iter().flat_map(|service| &service.backends) {
-        let target = target(backend);
-        if let Err(reason) = ports.hop(neighbours, &target) {
-            if known.get(&target).is_none_or(|before| *before != reason) {
-                warn!(
-                    "backend {} ({}) counts as down: {reason}",
-                    backend.name, backend.address
-                );
+    for target in &wanted {
+        if let Err(reason) = ports.hop(neighbours, target) {
+            if known.get(target).is_none_or(|before| *before != reason) {
+                warn!("backend {} counts as down: {reason}", target.address);
             }
-            current.insert(target, reason);
+            current.insert(target.clone(), reason);
         }
     }
-    for target in known.keys().filter(|target| !current.contains_key(target)) {
+    for target in wanted
+        .iter()
+        .filter(|target| known.contains_key(target) && !current.contains_key(target))
+    {
         info!("backend {} is resolved", target.address);
     }
     *known = current;
