@@ -133,7 +133,7 @@ look drops
 title "b2 is drained, by editing the file, while a download from each backend runs"
 downloads=()
 for _ in 1 2 3 4 5 6; do
-	in_ns client curl -sS --fail --limit-rate 3M -o "$work/download" http://203.0.113.11/big &
+	in_ns client curl -sS --fail -o "$work/download" 'http://203.0.113.11/big?rate=3m' &
 	downloads+=($!)
 done
 established() {

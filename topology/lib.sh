@@ -253,7 +253,8 @@ big_file() {
 }
 
 # serve_http NAME [PORT]: nginx. "/" answers with the host's name, "/client" with the
-# address that the connection seems to come from, "/big" is the big file.
+# address that the connection seems to come from, "/big" is the big file, "/big?rate=1m"
+# the same at that many bytes a second.
 serve_http() {
 	local name="$1" port="${2:-8080}" dir
 	need nginx nginx
@@ -283,7 +284,7 @@ serve_http() {
 				root $STATE/www;
 				location / { return 200 "$name\n"; }
 				location = /client { return 200 "\$remote_addr\n"; }
-				location = /big { }
+				location = /big { limit_rate \$arg_rate; }
 			}
 		}
 	CONF

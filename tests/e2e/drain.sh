@@ -10,8 +10,8 @@ web_service b1 b2 b3 | write_config
 start_or_end
 # Twelve of ten seconds each: that none of them meets b2 has a chance of (2/3)^12.
 for n in $(seq 6); do
-	start_transfer "4-$n" "$VIP4" 1M
-	start_transfer "6-$n" "$VIP6" 1M
+	start_transfer "4-$n" "$VIP4" 1m
+	start_transfer "6-$n" "$VIP6" 1m
 done
 all_begun() {
 	[ "$(look conns --json | jq '[.[] | select(.state | ascii_downcase == "established")] | length')" -ge 12 ]

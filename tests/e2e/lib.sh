@@ -391,11 +391,12 @@ big_sum() {
 	sha256sum <"$STATE/www/big" | cut -d ' ' -f 1
 }
 
-# start_transfer LABEL ADDRESS RATE: fetches the big file slowly in the background.
+# start_transfer LABEL ADDRESS RATE: fetches the big file in the background, as slowly as RATE
+# says. The server keeps to it: curl's --limit-rate lets the first megabytes through at once.
 declare -A TRANSFERS=()
 start_transfer() {
-	client curl -sS --fail --connect-timeout 3 --max-time 120 --limit-rate "$3" -o "$WORK/transfer-$1" \
-		"$(url "$2" big)" 2>"$WORK/transfer-$1.error" &
+	client curl -sS --fail --connect-timeout 3 --max-time 120 -o "$WORK/transfer-$1" \
+		"$(url "$2" "big?rate=$3")" 2>"$WORK/transfer-$1.error" &
 	TRANSFERS[$1]=$!
 }
 

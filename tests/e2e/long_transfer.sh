@@ -15,8 +15,8 @@ udp = "1s"'
 web_service b1 b2 b3 | write_config
 start_or_end
 # Ten seconds and more each.
-start_transfer v4 "$VIP4" 1M
-start_transfer v6 "$VIP6" 1M
+start_transfer v4 "$VIP4" 1m
+start_transfer v6 "$VIP6" 1m
 
 churned=0
 for round in 1 2 3; do

@@ -13,8 +13,8 @@ check_equal "all three answer" "$(who_answers "$VIP4" 60) $(who_answers "$VIP6" 
 # b3 is to go; these stay on the others.
 web_service b1 b2 b3,weight=0 | write_config
 check "reload" reload_xdplb
-start_transfer v4 "$VIP4" 2M
-start_transfer v6 "$VIP6" 2M
+start_transfer v4 "$VIP4" 2m
+start_transfer v6 "$VIP6" 2m
 begun() {
 	[ "$(look conns --json | jq '[.[] | select(.state | ascii_downcase == "established")] | length')" -ge 2 ]
 }
