@@ -153,7 +153,7 @@ fn each_address_family_is_a_service() {
         assert!(members.all(|backend| Family::of(backend.address) == service.family));
         assert_eq!(
             service.table.len() as u32,
-            if service.family == Family::V4 {
+            if service.family == Family::Ipv4 {
                 2039
             } else {
                 251

@@ -225,6 +225,14 @@ impl Family {
             IpAddr::V6(_) => Family::Ipv6,
         }
     }
+
+    /// The version in the IP header: 4 or 6, as the maps hold it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Family::Ipv4 => 4,
+            Family::Ipv6 => 6,
+        }
+    }
 }
 
 impl fmt::Display for Family {

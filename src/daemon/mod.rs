@@ -21,14 +21,12 @@ use crate::config::{self, Config};
 use crate::datapath::pins::PinDir;
 use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
-use crate::neighbours::{self, Neighbours, Resolution, Target};
+use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
 use crate::state::{self, Desired, Source, World};
 use ports::Ports;
 use signals::Signals;
 use sweeping::Sweeping;
 
-/// How often neighbours are looked after.
-const TICK: Duration = Duration::from_millis(250);
 /// How long a start waits for neighbours that have not answered yet.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 /// How often a condition that persists is logged.

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use crate::config::{self, AdminState, Forward, HashBy, MacAddress, Protocol};
 
+pub use crate::config::Family;
+
 pub use plan::{plan, PlanError};
 use ports::PortPrefix;
 
@@ -47,36 +49,6 @@ pub struct Source {
     pub address: IpAddr,
     /// Slot of the interface that has it.
     pub port: u16,
-}
-
-/// An IP version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
-
-    /// The version of an address.
-    pub fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Family::V4,
-            IpAddr::V6(_) => Family::V6,
-        }
-    }
-
-    /// 4 or 6, as the maps hold it.
-    pub fn number(self) -> u8 {
-        match self {
-            Family::V4 => 4,
-            Family::V6 => 6,
-        }
-    }
 }
 
 /// Everything that the maps are to hold. [`Desired::default`] is that of an empty datapath, where no
