@@ -157,7 +157,7 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, stru
 	    !frame_holds(ctx, p, p->l3 - p->data + total))
 		return REASON_BAD_HEADER;
 	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
-		return REASON_FRAGMENT;
+		return REASON_UNKNOWN_FRAGMENT;
 	reason = parse_l4(p, total - header);
 	if (reason != GO_ON)
 		return reason;
@@ -200,7 +200,7 @@ static __noinline int skip_extensions(struct xdp_md *ctx, __u32 offset, __u32 ne
 				return -1 - REASON_BAD_EXTENSION;
 			/* An atomic fragment is whole (RFC 6946). */
 			if (header[2] || header[3] & ~6)
-				return -1 - REASON_FRAGMENT;
+				return -1 - REASON_UNKNOWN_FRAGMENT;
 			next = header[0];
 			offset += 8;
 			break;

@@ -38,8 +38,8 @@ static __always_inline int unknown_port(void)
 {
 	const struct settings *s = array_at(settings, 0);
 
-	return s && s->unknown_port == UNKNOWN_PORT_DROP ? REASON_UNKNOWN_PORT_DROPPED
-							 : REASON_UNKNOWN_PORT_PASSED;
+	return s && s->unknown_port == REFUSAL_DROP ? REASON_UNKNOWN_PORT_DROPPED
+						    : REASON_UNKNOWN_PORT_PASSED;
 }
 
 /* XXH64 over the wide 5-tuple, with zeros for what the service does not hash by. */

@@ -98,7 +98,7 @@ static __noinline int find_source(struct work *w, __u32 hash)
 static __noinline int store_connection(struct work *w)
 {
 	const struct facts *f = &w->facts;
-	int full_nat = w->c.conn.flags & CONN_FULL_NAT;
+	int full_nat = w->c.conn.forward == FORWARD_FULL_NAT;
 	struct flow6 holder;
 	int found;
 
@@ -155,6 +155,7 @@ static __noinline int open_connection(struct work *w, int stale)
 	c->conn.ingress = f->ingress;
 	c->conn.hop = f->source;
 	c->conn.hop.port = *port;
+	c->conn.forward = b->forward;
 	c->conn.state = f->flow.protocol == IPPROTO_TCP ? CONN_OPENING : CONN_UDP;
 	if (f->tcp_flags & TCP_FIN) {
 		c->conn.state = CONN_CLOSING;
@@ -171,7 +172,6 @@ static __noinline int open_connection(struct work *w, int stale)
 		/* A reset without a connection has no port of ours to come from. */
 		if (f->tcp_flags & TCP_RST)
 			return REASON_NO_CONNECTION;
-		c->conn.flags |= CONN_FULL_NAT;
 		reason = claim_source(f, b, hash, c);
 	} else {
 		reason = f->tcp_flags & TCP_RST ? GO_ON : find_source(w, hash);

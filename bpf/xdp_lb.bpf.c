@@ -106,7 +106,8 @@ struct shared_enums {
 	enum conn_flag conn_flag;
 	enum forward_mode forward_mode;
 	enum hash_by hash_by;
-	enum unknown_port unknown_port;
+	enum refusal refusal;
+	enum echo echo;
 	enum backend_state backend_state;
 	enum backend_health backend_health;
 };

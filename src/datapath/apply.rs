@@ -110,14 +110,16 @@ impl Datapath {
             // A quarter of the shortest timeout at most, or an entry could look idle that is not.
             refresh: (clock.hz / REFRESHES_A_SECOND).min(shortest / 4).max(1),
             unknown_port: match settings.unknown_port {
-                UnknownPort::Pass => abi::unknown_port::UNKNOWN_PORT_PASS.0,
-                UnknownPort::Drop => abi::unknown_port::UNKNOWN_PORT_DROP.0,
+                UnknownPort::Pass => abi::refusal::REFUSAL_PASS.0,
+                UnknownPort::Drop => abi::refusal::REFUSAL_DROP.0,
             },
             nat_port_first: settings.nat_ports.0,
             nat_port_last: settings.nat_ports.1,
             hz: clock.hz,
             clock_jiffies: clock.jiffies,
             clock_monotonic: clock.monotonic,
+            gue_port: 6080_u16.to_be(),
+            pad: [0; 3],
         };
         self.tables.settings.set(0, &value);
     }
@@ -141,6 +143,7 @@ impl Datapath {
             let key = bytes_of(&vip_key(vip)).to_vec();
             let value = abi::vip {
                 service: service.unwrap_or(abi::xdplb_limit::NO_SERVICE.0),
+                echo: abi::echo::ECHO_ANSWER.0,
             };
             if live.remove(&key).flatten().as_deref() != Some(bytes_of(&value)) {
                 map.update(&key, bytes_of(&value), MapFlags::ANY)
@@ -263,6 +266,9 @@ impl Tables {
             }
             .0 as u8,
             sources: region(sources + backend.sources.first, backend.sources.count),
+            source: [0; 4],
+            source_mask: 0,
+            on_link: 0,
             name: name_to(&backend.name),
         };
         let live = self.backends.get(id).unwrap_or_default();
@@ -301,7 +307,7 @@ impl Tables {
             .0,
             forward: forward_mode(service.forward).0,
             family: u32::from(service.family.number()),
-            pad: 0,
+            no_backend: abi::refusal::REFUSAL_DROP.0,
             name: name_to(&service.name),
         };
         if !self.holds_table(live.table, &service.table) {

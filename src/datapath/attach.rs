@@ -85,6 +85,10 @@ impl Datapath {
             mac: interface.mac.0,
             pad: 0,
             ifindex: interface.ifindex,
+            mtu: 1500,
+            address4: 0,
+            pad2: 0,
+            address6: [0; 4],
             name: abi::name_to(&interface.name),
         };
         self.tables.interfaces.set(u32::from(port), &value);

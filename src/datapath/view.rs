@@ -139,7 +139,7 @@ impl View {
             else {
                 continue;
             };
-            if let (Some((vip, Some((protocol, ports)))), Some(abi::vip { service })) =
+            if let (Some((vip, Some((protocol, ports)))), Some(abi::vip { service, .. })) =
                 (vip_of(&key), from_bytes(&value))
             {
                 prefixes
