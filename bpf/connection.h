@@ -36,6 +36,12 @@ static __always_inline int idle_too_long(const struct conn *c, const struct sett
 	return idle_since(time, c->last_seen, s->timeout[c->state & (CONN_STATE_SLOTS - 1)]);
 }
 
+/* The backend answers past us: the connection has no second entry. */
+static __always_inline int is_direct(const struct conn *c)
+{
+	return c->forward >= FORWARD_L2;
+}
+
 static __always_inline int same_mac(__u64 a, __u64 b)
 {
 	return !((a ^ b) & MAC_BITS);

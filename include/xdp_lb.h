@@ -273,15 +273,15 @@ struct fragment_key {
 	__be32 daddr[4];
 	__be32 id;
 	__u32 protocol; /* IPv4; 0 in IPv6 (RFC 8200, section 4.5) */
-};
+} __attribute__((aligned(8)));
 
 struct fragment {
 	__be16 sport;
 	__be16 dport;
-	__u32 since;	/* jiffies: when the first fragment came */
-	__u8 protocol;	/* IPPROTO_TCP, IPPROTO_UDP */
-	__u8 l4_header; /* bytes of TCP or UDP header that later fragments must not cover */
-	__u16 pad;
+	__u32 since;   /* jiffies: when the first fragment came */
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 pad;
+	__u16 headers_end; /* where its TCP or UDP header ends: later fragments begin behind it */
 };
 
 /* How many ICMP errors and resets may still be sent. `answers`, per CPU. */
