@@ -361,7 +361,7 @@ static __always_inline int icmp_ipv4(struct xdp_md *ctx, struct packet *p, struc
 	narrow_conn(&w->c, &w->narrow);
 	*c = &w->narrow;
 	*b = array_at(backends, w->c.conn.backend);
-	return reason == GO_ON && !*b ? REASON_NO_BACKEND : reason;
+	return reason;
 }
 
 static __always_inline int icmp_ipv6(struct xdp_md *ctx, struct packet *p, struct flow6 *flow,
@@ -380,7 +380,7 @@ static __always_inline int icmp_ipv6(struct xdp_md *ctx, struct packet *p, struc
 	p->kind = ICMP_ERROR;
 	*c = &w->c;
 	*b = array_at(backends, w->c.conn.backend);
-	return reason == GO_ON && !*b ? REASON_NO_BACKEND : reason;
+	return reason;
 }
 
 #endif

@@ -40,10 +40,8 @@ static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *fl
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return GO_ON;
 	reason = track_ipv4(p, flow, c);
-	if (reason != GO_ON)
-		return reason;
 	*b = array_at(backends, (*c)->conn.backend);
-	return *b ? GO_ON : REASON_NO_BACKEND;
+	return reason;
 }
 
 static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
@@ -68,6 +66,8 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 		reason = refused_ipv4(&flow, reason);
 	if (unlikely(reason != GO_ON))
 		return conclude_ipv4(ctx, p, &flow, reason);
+	if (unlikely(!b))
+		return finish(p, REASON_NO_BACKEND);
 
 	out = next_hop(&c->conn, b, &hop);
 	if (unlikely(!out))
@@ -100,10 +100,8 @@ static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *fl
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return GO_ON;
 	reason = track_ipv6(p, flow, c);
-	if (reason != GO_ON)
-		return reason;
 	*b = array_at(backends, (*c)->conn.backend);
-	return *b ? GO_ON : REASON_NO_BACKEND;
+	return reason;
 }
 
 static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
@@ -128,6 +126,8 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 		reason = refused_ipv6(&flow, reason);
 	if (unlikely(reason != GO_ON))
 		return conclude_ipv6(ctx, p, &flow, reason);
+	if (unlikely(!b))
+		return finish(p, REASON_NO_BACKEND);
 
 	out = next_hop(&c->conn, b, &hop);
 	if (unlikely(!out))
