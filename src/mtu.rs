@@ -26,7 +26,7 @@ pub struct Way<'a> {
 }
 
 /// An interface that cannot take in one piece what another brings.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortage {
     /// Its name.
     pub interface: String,

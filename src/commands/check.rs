@@ -2,7 +2,6 @@
 //! only the interfaces' MTUs, so it needs no privileges.
 
 use std::fmt::Display;
-use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,15 +13,16 @@ use crate::config::{
     duration, AdminState, Backend, Config, Diagnostic, Family, PortRange, Prefix, Service, Tunnel,
 };
 use crate::mtu::{self, Way};
+use crate::neighbours::Neighbours;
 
-/// The MTUs of these interfaces, in their order. None at all where this host lacks one of them: the
-/// file is another host's.
+/// The MTUs of these interfaces, in their order. None at all where this host lacks one of them, since
+/// the file is another host's then, or where it cannot be asked.
 pub fn mtus(interfaces: &[String]) -> Vec<u32> {
-    let read = |name: &String| {
-        let text = fs::read_to_string(Path::new("/sys/class/net").join(name).join("mtu"));
-        text.ok()?.trim().parse().ok()
+    let Ok(network) = Neighbours::open() else {
+        return Vec::new();
     };
-    let mtus: Option<Vec<u32>> = interfaces.iter().map(read).collect();
+    let mtu = |name: &String| network.link_by_name(name).map(|link| link.mtu);
+    let mtus: Option<Vec<u32>> = interfaces.iter().map(mtu).collect();
     mtus.unwrap_or_default()
 }
 

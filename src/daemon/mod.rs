@@ -4,11 +4,12 @@
 //! Owns the order of things. What the maps are to hold is worked out in [`crate::state`], facts of the
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
+mod mtus;
 mod ports;
 mod signals;
 mod sweeping;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,11 +21,11 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use crate::capabilities;
 use crate::config::{self, Config, Family, Forward};
 use crate::datapath::pins::PinDir;
-use crate::datapath::{self, Datapath, Interface, Settings};
+use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
-use crate::mtu::{self, Shortage, Way};
 use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
 use crate::state::{self, Desired, Health, Source, World};
+use mtus::Mtus;
 use ports::Ports;
 use signals::Signals;
 use sweeping::Sweeping;
@@ -101,8 +102,7 @@ struct Daemon {
     desired: Desired,
     /// Addresses of backends that cannot be used, with the reasons that were logged.
     faults: Faults,
-    /// Interfaces too narrow for tunnels, as they were logged.
-    shortages: BTreeSet<Shortage>,
+    mtus: Mtus,
     exhausted: Watch,
 }
 
@@ -129,8 +129,8 @@ impl Daemon {
         let desired = plan(&Desired::default(), &config, &neighbours, &ports)?;
         let faults = faults(&config, &desired, &neighbours, &ports);
         log_faults(&config, &Faults::new(), &faults);
-        let shortages = shortages(&desired, &ports);
-        log_shortages(&BTreeSet::new(), &shortages);
+        let mut mtus = Mtus::default();
+        mtus.check(&desired, &ports);
         datapath.apply(&desired, &settings(&config))?;
 
         let modes = ports.attach_all(&mut datapath, config.datapath.xdp_mode)?;
@@ -158,7 +158,7 @@ impl Daemon {
             signals,
             desired,
             faults,
-            shortages,
+            mtus,
             exhausted: Watch {
                 seen: 0,
                 warned: None,
@@ -221,9 +221,7 @@ impl Daemon {
         let faults = faults(&self.config, &self.desired, &self.neighbours, &self.ports);
         log_faults(&self.config, &self.faults, &faults);
         self.faults = faults;
-        let shortages = shortages(&self.desired, &self.ports);
-        log_shortages(&self.shortages, &shortages);
-        self.shortages = shortages;
+        self.mtus.check(&self.desired, &self.ports);
     }
 
     /// Writes a plan, and the one after it if ids had to be freed first.
@@ -302,7 +300,7 @@ impl Daemon {
         logging::reconfigure(self.config.log);
         self.sweeping.set_timeouts(&self.config.timeouts);
         // Whoever reloads hears again what is still wrong.
-        self.shortages.clear();
+        self.mtus.forget();
         // Backends may have stood behind an interface that is no longer ours.
         self.follow();
         Ok(())
@@ -439,29 +437,6 @@ fn log_faults(config: &Config, known: &Faults, current: &Faults) {
         .collect();
     for address in mended {
         info!("backend {address} is resolved");
-    }
-}
-
-/// Interfaces that are too narrow for the tunnels that leave by them.
-fn shortages(desired: &Desired, ports: &Ports) -> BTreeSet<Shortage> {
-    let interfaces: BTreeMap<u16, &Interface> = ports.taken().collect();
-    let ways = desired.backends.values().filter_map(|backend| {
-        let interface = interfaces.get(&backend.hop?.port)?;
-        Some(Way {
-            interface: &interface.name,
-            mtu: interface.mtu,
-            forward: backend.forward,
-            outer: Family::of(backend.address),
-            inner: desired.services.get(&backend.service)?.family,
-        })
-    });
-    let mtus = interfaces.values().map(|interface| interface.mtu);
-    mtu::shortages(mtus, ways).into_iter().collect()
-}
-
-fn log_shortages(known: &BTreeSet<Shortage>, current: &BTreeSet<Shortage>) {
-    for shortage in current.difference(known) {
-        warn!("{shortage}");
     }
 }
 
