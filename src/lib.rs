@@ -10,6 +10,8 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod decap;
 pub mod logging;
 pub mod neighbours;
+pub mod prefix;
 pub mod state;

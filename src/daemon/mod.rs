@@ -4,8 +4,8 @@
 //! Owns the order of things. What the maps are to hold is worked out in [`crate::state`], facts of the
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
-mod ports;
-mod signals;
+pub(crate) mod ports;
+pub(crate) mod signals;
 mod sweeping;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,7 +8,7 @@ use log::{info, warn};
 
 use super::Error;
 use crate::config::{XdpMode, INTERFACE_LIMIT};
-use crate::datapath::{Datapath, Interface, Mode};
+use crate::datapath::{Datapath, Interface};
 use crate::neighbours::{Link, Neighbours, Resolution, Target};
 use crate::state::Hop;
 
@@ -30,7 +30,11 @@ impl Ports {
     pub fn find(names: &[String], neighbours: &Neighbours) -> Result<Self, Error> {
         let slots = names
             .iter()
-            .map(|name| interface(name, neighbours).map(Some))
+            .map(|name| {
+                interface(name, neighbours)
+                    .map(Some)
+                    .map_err(Error::Interface)
+            })
             .collect::<Result<_, _>>()?;
         Ok(Ports { slots })
     }
@@ -43,7 +47,7 @@ impl Ports {
         let mut said = Vec::new();
         for (port, interface) in self.taken() {
             let mode = datapath.attach(port, interface, mode)?;
-            said.push(format!("{} ({})", interface.name, mode_name(mode)));
+            said.push(format!("{} ({})", interface.name, mode));
         }
         Ok(said.join(", "))
     }
@@ -61,13 +65,15 @@ impl Ports {
     ) -> Result<(), Error> {
         let former = self.names();
         for name in names.iter().filter(|name| !former.contains(name)) {
-            let added = interface(name, neighbours).and_then(|interface| {
-                let port = self.free_slot()?;
-                let mode = datapath.attach(port, &interface, mode)?;
-                info!("{name}: attached ({})", mode_name(mode));
-                self.slots[usize::from(port)] = Some(interface);
-                Ok(())
-            });
+            let added = interface(name, neighbours)
+                .map_err(Error::Interface)
+                .and_then(|interface| {
+                    let port = self.free_slot()?;
+                    let mode = datapath.attach(port, &interface, mode)?;
+                    info!("{name}: attached ({})", mode);
+                    self.slots[usize::from(port)] = Some(interface);
+                    Ok(())
+                });
             if let Err(error) = added {
                 self.keep_only(&former, datapath);
                 return Err(error);
@@ -138,7 +144,7 @@ impl Ports {
                 known.ifindex = 0;
                 match datapath.attach(port, &found, mode) {
                     Ok(mode) => {
-                        info!("{}: attached again ({})", found.name, mode_name(mode));
+                        info!("{}: attached again ({})", found.name, mode);
                         *known = found;
                     }
                     Err(error) => warn!("{error}"),
@@ -175,7 +181,11 @@ impl Ports {
     }
 }
 
-fn interface(name: &str, neighbours: &Neighbours) -> Result<Interface, Error> {
+/// The interface that has this name now.
+///
+/// # Errors
+/// When there is none, or it is of a kind that cannot carry Ethernet frames, for the operator.
+pub fn interface(name: &str, neighbours: &Neighbours) -> Result<Interface, String> {
     let link = neighbours.link_by_name(name).ok_or_else(|| {
         let others: Vec<&str> = neighbours
             .links()
@@ -183,31 +193,25 @@ fn interface(name: &str, neighbours: &Neighbours) -> Result<Interface, Error> {
             .filter(|link| link.ethernet)
             .map(|link| link.name.as_str())
             .collect();
-        Error::Interface(format!(
+        format!(
             "there is no interface {name}; this host has: {}",
             others.join(", ")
-        ))
+        )
     })?;
     if !link.ethernet {
-        return Err(Error::Interface(format!(
+        return Err(format!(
             "{name} does not carry Ethernet frames; name the device below it"
-        )));
+        ));
     }
     Ok(of_link(link))
 }
 
-fn of_link(link: &Link) -> Interface {
+/// A link as the datapath needs it.
+pub fn of_link(link: &Link) -> Interface {
     Interface {
         ifindex: link.index,
         name: link.name.clone(),
         mac: link.mac,
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Native => "native",
-        Mode::Generic => "generic",
     }
 }
 
