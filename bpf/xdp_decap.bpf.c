@@ -168,7 +168,7 @@ static __always_inline int is_tunnel(struct tunnel *t, void *l4, __u32 length)
 	return udp->dest == gue_port;
 }
 
-/* For us, and from whom we take it. `where.length` is not set yet. */
+/* For us, and from whom we take it. The lengths of both keys are not set yet. */
 static __always_inline int accept_addresses(const struct decap_prefix *to,
 					    struct decap_prefix *from)
 {
