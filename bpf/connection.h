@@ -167,22 +167,18 @@ static __noinline long table_store(__u8 family, int established, const struct fl
 			   : bpf_map_update_elem(&opening6, flow, c, flags);
 }
 
-static __noinline void table_remove(__u8 family, int established, const struct flow6 *flow)
+/* 0 if there was one. */
+static __noinline long table_remove(__u8 family, int established, const struct flow6 *flow)
 {
 	if (family == 4) {
 		struct flow4 narrow;
 
 		narrow_flow(flow, &narrow);
-		if (established)
-			bpf_map_delete_elem(&conntrack, &narrow);
-		else
-			bpf_map_delete_elem(&opening, &narrow);
-		return;
+		return established ? bpf_map_delete_elem(&conntrack, &narrow)
+				   : bpf_map_delete_elem(&opening, &narrow);
 	}
-	if (established)
-		bpf_map_delete_elem(&conntrack6, flow);
-	else
-		bpf_map_delete_elem(&opening6, flow);
+	return established ? bpf_map_delete_elem(&conntrack6, flow)
+			   : bpf_map_delete_elem(&opening6, flow);
 }
 
 /* Copies the entry out. 0, or -1 if there is none. */
@@ -259,6 +255,16 @@ static __noinline void release_claim(__u8 family, const struct flow6 *reply)
 	bpf_map_delete_elem(&nat_ports6, reply);
 }
 
+/* Makes every CPU look into the tables again. Two at once may count as one: the number is another.
+ */
+static __always_inline void raise_epoch(void)
+{
+	struct epoch *e = array_at(epoch, 0);
+
+	if (e)
+		WRITE_ONCE(e->number, e->number + 1);
+}
+
 /* Takes the connection of the client's `flow` out of both tables, both directions. */
 static __noinline void forget(__u8 family, const struct flow6 *flow, const struct conn6 *c)
 {
@@ -271,6 +277,7 @@ static __noinline void forget(__u8 family, const struct flow6 *flow, const struc
 	}
 	if (c->conn.forward == FORWARD_FULL_NAT)
 		release_claim(family, &reply);
+	raise_epoch();
 }
 
 #endif

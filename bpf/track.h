@@ -73,6 +73,7 @@ static __noinline int find_source(struct work *w, __u32 hash)
 		/* Not swept yet. Its client is not to take our backend's entry for its own. */
 		table_remove(f->family, 1, client);
 		table_remove(f->family, 0, client);
+		raise_epoch();
 		return GO_ON;
 	}
 	return REASON_NO_PORT;
@@ -89,7 +90,8 @@ static __noinline int store_connection(struct work *w)
 
 	make_reply(f, &w->c, &w->other, &w->other_flow);
 	/* What a former connection has left there would be found first. */
-	table_remove(f->family, 1, &w->other_flow);
+	if (!table_remove(f->family, 1, &w->other_flow))
+		raise_epoch();
 	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))
 		return REASON_TABLE_FULL;
 	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST))
@@ -294,6 +296,7 @@ static __noinline int advance(struct work *w)
 		c->hop = f->source;
 		c->hop.port = *port;
 		changed = 1;
+		raise_epoch();
 	}
 	if (f->flow.protocol == IPPROTO_TCP)
 		advance_tcp(c, f->tcp_flags);

@@ -5,6 +5,7 @@
  *
  *   parse       Ethernet, VLAN, IP, TCP, UDP; most packets are not ours and end here
  *   portless    later fragments go with their first one, ICMP errors with what they quote
+ *   recent      the CPU's own copy of what the connection table says
  *   connection  one lookup under the 5-tuple as it arrives, either direction
  *   track       new connections and packets that change one: service, backend, state
  *   rewrite     nat: the connection's new 5-tuple, TTL, checksums
@@ -24,6 +25,7 @@
 #include "packet.h"
 #include "parse.h"
 #include "portless.h"
+#include "recent.h"
 #include "rewrite.h"
 #include "send.h"
 #include "track.h"
@@ -32,12 +34,19 @@
 static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *flow,
 					struct conn4 **c, const struct backend **b)
 {
+	struct recent4 *r = recent_of4(flow);
 	int reason;
 
-	*c = bpf_map_lookup_elem(&conntrack, flow);
+	*c = find_recent4(r, flow);
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return GO_ON;
+	*c = bpf_map_lookup_elem(&conntrack, flow);
+	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
+	if (likely(*b && settled(p, &(*c)->conn, *b))) {
+		keep_recent4(r, flow, *c);
+		return GO_ON;
+	}
 	reason = track_ipv4(p, flow, c);
 	if (reason == GO_ON)
 		*b = array_at(backends, (*c)->conn.backend);
@@ -95,12 +104,19 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *flow,
 					struct conn6 **c, const struct backend **b)
 {
+	struct recent6 *r = recent_of6(flow);
 	int reason;
 
-	*c = bpf_map_lookup_elem(&conntrack6, flow);
+	*c = find_recent6(r, flow);
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return GO_ON;
+	*c = bpf_map_lookup_elem(&conntrack6, flow);
+	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
+	if (likely(*b && settled(p, &(*c)->conn, *b))) {
+		keep_recent6(r, flow, *c);
+		return GO_ON;
+	}
 	reason = track_ipv6(p, flow, c);
 	if (reason == GO_ON)
 		*b = array_at(backends, (*c)->conn.backend);

@@ -284,6 +284,13 @@ struct fragment {
 	__u16 headers_end; /* where its TCP or UDP header ends: later fragments begin behind it */
 };
 
+/* Raised when connections are taken out that packets may still follow by a copy. `epoch`, one
+ * element. */
+struct epoch {
+	__u32 number; /* the low 24 bits count */
+	__u32 pad;
+};
+
 /* How many ICMP errors and resets may still be sent. `answers`, per CPU. */
 struct allowance {
 	__u64 refilled; /* jiffies */

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::skeleton::types::{
     backend, backend_health, backend_state, claim4, claim6, clock_reading, conn, conn4, conn6,
-    conn_flag, conn_state, counter, echo, filter, flow4, flow6, forward_mode, hash_by, hop,
+    conn_flag, conn_state, counter, echo, epoch, filter, flow4, flow6, forward_mode, hash_by, hop,
     interface, nat_source, reason, refusal, service, settings, slots, traffic, vip, vip_key,
     xdplb_limit,
 };
@@ -42,6 +42,7 @@ plain! {
     interface: 56,
     traffic: 40,
     counter: 8,
+    epoch: 8,
     clock_reading: 16,
 }
 

@@ -31,7 +31,7 @@ pub const BALANCER: Contents = Contents {
 };
 
 /// Every map that is pinned, under its own name.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 23] = [
     "settings",
     "filter",
     "vips",
@@ -52,6 +52,9 @@ pub const NAMES: [&str; 20] = [
     "counters",
     "fragments",
     "answers",
+    "recent",
+    "recent6",
+    "epoch",
 ];
 
 /// A pin directory that this process has for itself. Dropping it removes our pins, and the directory if

@@ -17,6 +17,7 @@ use super::{Datapath, Error};
 /// Handles to the tables, usable from another thread.
 pub struct Sweeper {
     settings: MapHandle,
+    epoch: MapHandle,
     tables: [(MapHandle, MapHandle, MapHandle); 2],
 }
 
@@ -48,6 +49,7 @@ impl Datapath {
         };
         Ok(Sweeper {
             settings: map("settings")?,
+            epoch: map("epoch")?,
             tables: [
                 (map("conntrack")?, map("opening")?, map("nat_ports")?),
                 (map("conntrack6")?, map("opening6")?, map("nat_ports6")?),
@@ -75,8 +77,24 @@ impl Sweeper {
         let [v4, v6] = &self.tables;
         pass.family::<V4>(v4, &mut swept)?;
         pass.family::<V6>(v6, &mut swept)?;
+        if swept.unbound > 0 {
+            self.raise_epoch();
+        }
         debug!("sweep: {swept:?}");
         Ok(swept)
+    }
+
+    /// Makes the CPUs let go of their copies of entries that are gone. Should that fail, they are let go
+    /// of a moment later: they age.
+    fn raise_epoch(&self) {
+        let key = 0_u32.to_ne_bytes();
+        let live = self.epoch.lookup(&key, MapFlags::ANY).ok().flatten();
+        if let Some(mut epoch) = live.and_then(|bytes| from_bytes::<abi::epoch>(&bytes)) {
+            epoch.number = epoch.number.wrapping_add(1);
+            let _ = self
+                .epoch
+                .update(&key, abi::bytes_of(&epoch), MapFlags::ANY);
+        }
     }
 
     fn settings(&self) -> Result<settings, Error> {

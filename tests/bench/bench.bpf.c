@@ -58,7 +58,52 @@ int repeat(struct xdp_md *ctx)
 	return balance(ctx);
 }
 
-/* What of that is the wrapper's. */
+/* Bytes of the tunnel header that the datapath puts on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} tunnel_header SEC(".maps");
+
+/* Of a packet whose tunnel header is taken off: MAC addresses, type, TTL, checksum. */
+#define TUNNEL_SAVED 32
+
+static __always_inline int take_off(struct xdp_md *ctx, int verdict)
+{
+	struct saved *saved = array_at(frame, 0);
+	__u32 *header = array_at(tunnel_header, 0);
+	__u64 *words;
+
+	if (!saved || !header || bpf_xdp_adjust_head(ctx, *header))
+		return XDP_ABORTED;
+	words = (void *)(long)ctx->data;
+	if ((void *)words + TUNNEL_SAVED > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	for (int i = 0; i < TUNNEL_SAVED / 8; i++)
+		words[i] = saved->words[i];
+	return verdict;
+}
+
+/* The datapath with a tunnel: what it has put on is taken off again. */
+SEC("xdp.frags")
+int repeat_tunnel(struct xdp_md *ctx)
+{
+	return take_off(ctx, balance(ctx));
+}
+
+/* What of that is the wrapper's: room made in front and taken back. */
+SEC("xdp.frags")
+int tunnel_wrapper(struct xdp_md *ctx)
+{
+	__u32 *header = array_at(tunnel_header, 0);
+
+	if (!header || bpf_xdp_adjust_head(ctx, -(int)*header))
+		return XDP_ABORTED;
+	return take_off(ctx, XDP_TX);
+}
+
+/* What of `repeat` is the wrapper's. */
 SEC("xdp.frags")
 int wrapper(struct xdp_md *ctx)
 {

@@ -76,6 +76,86 @@ address = "2001:db8:b::3"
 port = 8080
 "#;
 
+/// Each `[[service]]` whose backends answer directly: name, forward, VIP, backend, client, and the bytes
+/// that go in front of the packet. They leave as they came, as on the one interface that such a balancer
+/// needs.
+const DIRECT: [(&str, &str, &str, &str, &str, u32); 9] = [
+    ("l2 IPv4", "l2", "203.0.113.10", "10.0.1.10", CLIENT4, 0),
+    (
+        "ipip 4in4",
+        "ipip",
+        "203.0.113.11",
+        "10.0.1.11",
+        CLIENT4,
+        20,
+    ),
+    (
+        "ipip 4in6",
+        "ipip",
+        "203.0.113.12",
+        "2001:db8:b:1::12",
+        CLIENT4,
+        40,
+    ),
+    (
+        "ipip 6in4",
+        "ipip",
+        "2001:db8:1::13",
+        "10.0.1.13",
+        CLIENT6,
+        20,
+    ),
+    (
+        "ipip 6in6",
+        "ipip",
+        "2001:db8:1::14",
+        "2001:db8:b:1::14",
+        CLIENT6,
+        40,
+    ),
+    ("gue 4in4", "gue", "203.0.113.15", "10.0.1.15", CLIENT4, 28),
+    (
+        "gue 4in6",
+        "gue",
+        "203.0.113.16",
+        "2001:db8:b:1::16",
+        CLIENT4,
+        48,
+    ),
+    (
+        "gue 6in4",
+        "gue",
+        "2001:db8:1::17",
+        "10.0.1.17",
+        CLIENT6,
+        28,
+    ),
+    (
+        "gue 6in6",
+        "gue",
+        "2001:db8:1::18",
+        "2001:db8:b:1::18",
+        CLIENT6,
+        48,
+    ),
+];
+
+const CLIENT4: &str = "192.0.2.1:4242";
+const CLIENT6: &str = "[2001:db8:f::1]:4242";
+
+/// The file that the rows run against.
+fn configuration() -> String {
+    let mut text = String::from(CONFIG);
+    for (name, forward, vip, backend, ..) in DIRECT {
+        text.push_str(&format!(
+            "[[service]]\nname = {:?}\nvip = {vip:?}\nprotocol = [\"tcp\", \"udp\"]\nport = 80\n\
+             forward = {forward:?}\n[[service.backend]]\naddress = {backend:?}\n",
+            name.replace(' ', "-")
+        ));
+    }
+    text
+}
+
 /// The slots of the interfaces: packets come in by loopback, which `test_run` says, and leave by the
 /// other.
 const IN: u16 = 0;
@@ -101,7 +181,7 @@ enum Kind {
 
 fn main() -> Result<()> {
     second_interface()?;
-    let config = config::parse(CONFIG, Path::new("bench.toml"))?.config;
+    let config = config::parse(&configuration(), Path::new("bench.toml"))?.config;
     let mut datapath = Datapath::load(&config.limits)?;
     let out = nix::net::if_::if_nametoindex(OUT_NAME)?;
     for (port, ifindex, name) in [(IN, 1, "lo"), (OUT, out, OUT_NAME)] {
@@ -115,10 +195,12 @@ fn main() -> Result<()> {
         };
         datapath.set_interface(port, &interface)?;
     }
-    let hop = |_: &config::Backend| {
+    let hop = |backend: &config::Backend| {
+        let address = backend.address.to_string();
+        let direct = DIRECT.iter().any(|service| service.3 == address);
         Some(Hop {
             mac: MacAddress(BACKEND_MAC),
-            port: OUT,
+            port: if direct { IN } else { OUT },
             on_link: true,
         })
     };
@@ -185,12 +267,8 @@ fn main() -> Result<()> {
     )?;
     for (forward, number) in [("nat", 1), ("full-nat", 2)] {
         for (family, client, vip) in [
-            ("IPv4", "192.0.2.1:4242", format!("203.0.113.{number}:80")),
-            (
-                "IPv6",
-                "[2001:db8:f::1]:4242",
-                format!("[2001:db8:1::{number}]:80"),
-            ),
+            ("IPv4", CLIENT4, format!("203.0.113.{number}:80")),
+            ("IPv6", CLIENT6, format!("[2001:db8:1::{number}]:80")),
         ] {
             for (name, transport) in [("TCP", Transport::Tcp), ("UDP", Transport::Udp)] {
                 let request = packet(client, &vip, transport)?;
@@ -219,7 +297,48 @@ fn main() -> Result<()> {
             }
         }
     }
+    direct_rows(&bench)
+}
+
+/// One row for each way to a backend that answers directly.
+fn direct_rows(bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+    let other = packet(CLIENT4, "192.0.2.2:80", Transport::Tcp)?;
+    set_tunnel_header(bench, 20)?;
+    row(
+        "wrapper: 20 bytes put on and taken off, XDP_TX",
+        bench,
+        &bench.progs.tunnel_wrapper,
+        &other,
+        REPEAT,
+    )?;
+    for (name, forward, vip, _, client, header) in DIRECT {
+        let vip = SocketAddr::new(vip.parse()?, 80).to_string();
+        set_tunnel_header(bench, header)?;
+        for (transport_name, transport) in [("TCP", Transport::Tcp), ("UDP", Transport::Udp)] {
+            let request = packet(client, &vip, transport)?;
+            // The second one moves the connection to where established ones are.
+            for _ in 0..3 {
+                once(bench, &request)?;
+            }
+            let program = if forward == "l2" {
+                &bench.progs.repeat
+            } else {
+                &bench.progs.repeat_tunnel
+            };
+            let name = format!("{name} {transport_name}, to the backend");
+            row(&name, bench, program, &request, REPEAT)?;
+        }
+    }
     Ok(())
+}
+
+/// How many bytes the wrapper takes off again.
+fn set_tunnel_header(bench: &skeleton::BenchSkel<'_>, bytes: u32) -> Result<()> {
+    Ok(bench.maps.tunnel_header.update(
+        &0_u32.to_ne_bytes(),
+        &bytes.to_ne_bytes(),
+        MapFlags::ANY,
+    )?)
 }
 
 /// A network namespace of our own, with a second interface in it; both go when the process does.
@@ -314,7 +433,7 @@ fn set_frame(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<()> {
 
 fn once(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<Vec<u8>> {
     set_frame(bench, packet)?;
-    let mut out = vec![0; packet.len()];
+    let mut out = vec![0; packet.len() + 64];
     let input = ProgramInput {
         data_in: Some(packet),
         data_out: Some(&mut out),

@@ -406,6 +406,21 @@ impl Lab {
             }
         };
         self.map(&name).delete(&key).expect("delete");
+        self.forget_copies();
+    }
+
+    /// What time does within a moment: the CPUs' own copies of entries no longer count.
+    pub fn forget_copies(&self) {
+        let map = self.map("epoch");
+        let key = 0_u32.to_ne_bytes();
+        let bytes = map
+            .lookup(&key, MapFlags::ANY)
+            .expect("lookup")
+            .expect("the one element");
+        let mut epoch: abi::epoch = from_bytes(&bytes).expect("struct epoch");
+        epoch.number += 1;
+        map.update(&key, abi::bytes_of(&epoch), MapFlags::ANY)
+            .expect("update");
     }
 
     /// How many full-nat ports are held, of both families.
