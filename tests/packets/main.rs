@@ -6,6 +6,7 @@
 mod direct;
 mod forward;
 mod harness;
+mod icmp;
 mod malformed;
 mod not_ours;
 mod program;
