@@ -293,6 +293,9 @@ static __noinline int make_answer(struct xdp_md *ctx, int reason)
 		return REASON_UNANSWERABLE;
 	f = &w->facts;
 	v4 = f->family == 4;
+	/* No answer is due: its sender lets routers cut it up. */
+	if (reason == REASON_TOO_BIG && v4 && !w->dont_fragment)
+		return REASON_TOO_BIG_DROPPED;
 	if (f->kind == ICMP_ERROR || !may_be_answered(ctx, f))
 		return REASON_UNANSWERABLE;
 	/* An IPv6 packet too big is worth saying of any fragment; the rest of the first one only.
@@ -314,8 +317,6 @@ static __noinline int make_answer(struct xdp_md *ctx, int reason)
 			       : TYPE_CODE(ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_IN_TRANSIT);
 		break;
 	case REASON_TOO_BIG:
-		if (v4 && !w->dont_fragment)
-			return REASON_TOO_BIG_DROPPED;
 		/* RFC 1191, section 4: the lower half of the word. */
 		rest = bpf_htonl(w->mtu);
 		type_code = v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED)
