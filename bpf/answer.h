@@ -71,6 +71,18 @@ static __always_inline int is_unicast(const __be32 *address, __u8 family)
 	return first && first != 127 && first < 224;
 }
 
+/*
+ * Whether the packet comes from one host, in a frame to one station: what is sent to all is
+ * answered by nobody (RFC 1122, section 3.2.2).
+ */
+static __always_inline int may_be_answered(struct xdp_md *ctx, const struct facts *f)
+{
+	const __u8 *frame = (void *)(long)ctx->data;
+
+	return is_unicast(f->flow.saddr, f->family) &&
+	       (const void *)(frame + 1) <= (void *)(long)ctx->data_end && !(*frame & 1);
+}
+
 /* One's complement sum of the frame from `offset` on, an IPv4 header's length and `beyond` bytes
  * more; not folded. */
 static __noinline __u64 sum_bytes(struct xdp_md *ctx, __u32 offset, __u32 beyond)
@@ -281,7 +293,10 @@ static __noinline int make_answer(struct xdp_md *ctx, int reason)
 		return REASON_UNANSWERABLE;
 	f = &w->facts;
 	v4 = f->family == 4;
-	if (f->kind == ICMP_ERROR || !is_unicast(f->flow.saddr, f->family))
+	/* No answer is due: its sender lets routers cut it up. */
+	if (reason == REASON_TOO_BIG && v4 && !w->dont_fragment)
+		return REASON_TOO_BIG_DROPPED;
+	if (f->kind == ICMP_ERROR || !may_be_answered(ctx, f))
 		return REASON_UNANSWERABLE;
 	/* An IPv6 packet too big is worth saying of any fragment; the rest of the first one only.
 	 */
@@ -302,8 +317,6 @@ static __noinline int make_answer(struct xdp_md *ctx, int reason)
 			       : TYPE_CODE(ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_IN_TRANSIT);
 		break;
 	case REASON_TOO_BIG:
-		if (v4 && !w->dont_fragment)
-			return REASON_TOO_BIG_DROPPED;
 		/* RFC 1191, section 4: the lower half of the word. */
 		rest = bpf_htonl(w->mtu);
 		type_code = v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED)
