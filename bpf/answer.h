@@ -276,6 +276,17 @@ static __noinline int send_error(struct xdp_md *ctx, const struct facts *f, __u3
 /* As the first two bytes of the header lie in a word. */
 #define TYPE_CODE(type, code) ((type) | (code) << 8)
 
+/* Tells the sender the MTU that w->mtu says, which is all of the word in ICMPv6 and its lower half
+ * in ICMP (RFC 1191, section 4). From the address that the packet was for. */
+static __always_inline int send_too_big(struct xdp_md *ctx, const struct work *w)
+{
+	return send_error(ctx, &w->facts,
+			  w->facts.family == 4
+				  ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED)
+				  : TYPE_CODE(ICMPV6_TOO_BIG, 0),
+			  bpf_htonl(w->mtu), w->facts.flow.daddr);
+}
+
 /*
  * Turns the packet in hand, which is described in `scratch`, into the answer that `reason` asks
  * for. Gives back the reason to count: the same one, or why there is no answer.
@@ -284,10 +295,8 @@ static __noinline int make_answer(struct xdp_md *ctx, int reason)
 {
 	struct work *w = array_at(scratch, 0);
 	const struct facts *f;
-	__be32 saddr[4] __attribute__((aligned(8)));
-	__u32 type_code;
-	__be32 rest = 0;
-	int v4, error;
+	__be32 own[4] __attribute__((aligned(8)));
+	int v4, rejected, error;
 
 	if (!w)
 		return REASON_UNANSWERABLE;
@@ -302,36 +311,28 @@ static __noinline int make_answer(struct xdp_md *ctx, int reason)
 	 */
 	if (f->kind == LATER_FRAGMENT && (v4 || reason != REASON_TOO_BIG))
 		return REASON_UNANSWERABLE;
-	copy16(saddr, f->flow.daddr);
-	switch (reason) {
-	case REASON_UNKNOWN_PORT_REJECTED:
-	case REASON_NO_BACKEND_REJECTED:
-		if (f->tcp_flags & TCP_RST)
-			return REASON_UNANSWERABLE;
-		type_code = v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE)
-			       : TYPE_CODE(ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE);
-		break;
-	case REASON_TTL_EXPIRED:
-		own_address(f, saddr);
-		type_code = v4 ? TYPE_CODE(ICMP_TIME_EXCEEDED, ICMP_TTL_IN_TRANSIT)
-			       : TYPE_CODE(ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_IN_TRANSIT);
-		break;
-	case REASON_TOO_BIG:
-		/* RFC 1191, section 4: the lower half of the word. */
-		rest = bpf_htonl(w->mtu);
-		type_code = v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED)
-			       : TYPE_CODE(ICMPV6_TOO_BIG, 0);
-		break;
-	default:
+	rejected = reason == REASON_UNKNOWN_PORT_REJECTED || reason == REASON_NO_BACKEND_REJECTED;
+	if (rejected && f->tcp_flags & TCP_RST)
 		return REASON_UNANSWERABLE;
-	}
 	if (!may_answer())
 		return REASON_ANSWERS_LIMITED;
-	if (f->flow.protocol == IPPROTO_TCP && reason != REASON_TTL_EXPIRED &&
-	    reason != REASON_TOO_BIG)
+	if (rejected && f->flow.protocol == IPPROTO_TCP) {
 		error = send_reset(ctx, f);
-	else
-		error = send_error(ctx, f, type_code, rest, saddr);
+	} else if (rejected) {
+		error = send_error(ctx, f,
+				   v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE)
+				      : TYPE_CODE(ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE),
+				   0, f->flow.daddr);
+	} else if (reason == REASON_TTL_EXPIRED) {
+		own_address(f, own);
+		error = send_error(
+			ctx, f,
+			v4 ? TYPE_CODE(ICMP_TIME_EXCEEDED, ICMP_TTL_IN_TRANSIT)
+			   : TYPE_CODE(ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_IN_TRANSIT),
+			0, own);
+	} else {
+		error = send_too_big(ctx, w);
+	}
 	return error == GO_ON ? reason : error;
 }
 
