@@ -13,6 +13,7 @@ mod malformed;
 mod not_ours;
 mod program;
 mod properties;
+mod relay;
 mod selection;
 mod sources;
 mod states;
