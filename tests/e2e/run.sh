@@ -3,6 +3,7 @@
 #
 #   tests/e2e/run.sh [NAME...]     e.g. tests/e2e/run.sh nat_http drain
 #
+# A NAME with a slash in it is the path of a scenario that is elsewhere.
 # XDPLB names the binary, target/release/xdplb by default.
 set -euo pipefail
 export XDPLB_PREFIX="${XDPLB_PREFIX:-xdplb-e2e}"
@@ -16,12 +17,13 @@ fi
 scenarios=()
 if [ $# -gt 0 ]; then
 	for name in "$@"; do
-		name="$(basename "$name" .sh)"
-		if [ ! -e "$here/$name.sh" ]; then
-			echo "no scenario \"$name\" in tests/e2e" >&2
+		file="$name"
+		[[ "$name" == */* ]] || file="$here/$(basename "$name" .sh).sh"
+		if [ ! -e "$file" ]; then
+			echo "no scenario \"$name\": there is no $file" >&2
 			exit 2
 		fi
-		scenarios+=("$here/$name.sh")
+		scenarios+=("$file")
 	done
 else
 	for file in "$here"/*.sh; do
