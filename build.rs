@@ -106,10 +106,12 @@ fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
         let verdict = match verdict {
             "DROP" => "Drop",
             "PASS" => "Pass",
+            "TX" => "Answer",
             other => {
-                return Err(
-                    format!("{REASONS}: {name}: verdict {other} is neither DROP nor PASS").into(),
+                return Err(format!(
+                    "{REASONS}: {name}: verdict {other} is none of DROP, PASS and TX"
                 )
+                .into())
             }
         };
         writeln!(

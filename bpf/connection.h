@@ -36,6 +36,12 @@ static __always_inline int idle_too_long(const struct conn *c, const struct sett
 	return idle_since(time, c->last_seen, s->timeout[c->state & (CONN_STATE_SLOTS - 1)]);
 }
 
+/* The backend answers past us: the connection has no second entry. */
+static __always_inline int is_direct(const struct conn *c)
+{
+	return c->forward >= FORWARD_L2;
+}
+
 static __always_inline int same_mac(__u64 a, __u64 b)
 {
 	return !((a ^ b) & MAC_BITS);
@@ -101,7 +107,7 @@ static __always_inline void widen_conn(const struct conn4 *c, struct conn6 *wide
 	map_address(wide->daddr, c->daddr);
 	wide->sport = c->sport;
 	wide->dport = c->dport;
-	wide->pad = 0;
+	wide->entropy = c->entropy;
 }
 
 static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *c)
@@ -111,7 +117,7 @@ static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *
 	c->daddr = wide->daddr[3];
 	c->sport = wide->sport;
 	c->dport = wide->dport;
-	c->pad = 0;
+	c->entropy = wide->entropy;
 }
 
 /* The key of the other direction: the new 5-tuple, turned round. */
@@ -263,7 +269,7 @@ static __noinline void forget(__u8 family, const struct flow6 *flow, const struc
 		table_remove(family, established, flow);
 		table_remove(family, established, &reply);
 	}
-	if (c->conn.flags & CONN_FULL_NAT)
+	if (c->conn.forward == FORWARD_FULL_NAT)
 		release_claim(family, &reply);
 }
 

@@ -13,12 +13,35 @@
 static const __u64 dropping_reasons = 0 XDPLB_REASONS(X);
 #undef X
 
-static __always_inline int finish(int reason)
+#define X(name, verdict, text) | (__u64)(XDP_##verdict == XDP_TX) << REASON_##name
+static const __u64 answering_reasons = 0 XDPLB_REASONS(X);
+#undef X
+
+/* The packet has become an answer to its sender, or is to. */
+static __always_inline int is_answer(int reason)
+{
+	return answering_reasons >> reason & 1;
+}
+
+/*
+ * An answer leaves by the devmap even though it leaves as the packet came: a veth takes redirected
+ * frames where it would not take those of XDP_TX.
+ */
+static __always_inline int send_back(__u32 ingress)
+{
+	__u32 *port = bpf_map_lookup_elem(&port_index, &ingress);
+
+	return port ? bpf_redirect_map(&tx_ports, *port, XDP_TX) : XDP_TX;
+}
+
+static __always_inline int finish(const struct packet *p, int reason)
 {
 	struct counter *counter = array_at(counters, reason);
 
 	if (counter)
 		counter->packets++;
+	if (unlikely(is_answer(reason)))
+		return send_back(p->ingress);
 	return dropping_reasons >> reason & 1 ? XDP_DROP : XDP_PASS;
 }
 

@@ -10,23 +10,13 @@
 #include "csum.h"
 #include "maps.h"
 #include "packet.h"
+#include "work.h"
 
 /*
  * How many source ports are tried. 128 find a free one nearly always (98 %) while a thirtieth
  * of the range is free; a longer search would cost most when there is least to find.
  */
 #define PORT_TRIES 128
-
-struct port_search {
-	const struct facts *facts;
-	struct conn6 *forward;
-	__u32 start;   /* from the flow's hash: where the search begins */
-	__u32 sources; /* slice of nat_sources: offset and size */
-	__u32 source_count;
-	__u32 first; /* of the range of ports */
-	__u32 size;
-	int found;
-};
 
 static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *b)
 {
@@ -42,84 +32,90 @@ static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *
  * A claim stays until both entries of its connection are gone, so that even one whose entry the
  * LRU took is not given away under a connection that still runs. That connection gets it back.
  */
-static __noinline long claim(const struct facts *f, const struct flow6 *reply)
+static __noinline long claim_ipv4(struct work *w)
 {
+	struct claim4 *value = &w->narrow_claim, *held;
+	const struct flow4 *owner = &value->owner;
 	long error;
 
-	if (f->family == 4) {
-		struct claim4 value = {.since = f->now}, *held;
-		struct flow4 narrow;
-		struct flow6 owner;
-
-		narrow_flow(reply, &narrow);
-		narrow_flow(&f->flow, &value.owner);
-		error = bpf_map_update_elem(&nat_ports, &narrow, &value, BPF_NOEXIST);
-		if (!error)
-			return 0;
-		held = bpf_map_lookup_elem(&nat_ports, &narrow);
-		if (!held)
-			return error;
-		widen_flow(&held->owner, &owner);
-		if (!same_flow(&owner, &f->flow))
-			return error;
-		held->since = f->now;
-		return 0;
-	}
-	struct claim6 value = {.owner = f->flow, .since = f->now}, *held;
-
-	error = bpf_map_update_elem(&nat_ports6, reply, &value, BPF_NOEXIST);
+	narrow_flow(&w->facts.flow, &value->owner);
+	narrow_flow(&w->other_flow, &w->narrow_flow);
+	value->since = w->facts.now;
+	value->pad = 0;
+	error = bpf_map_update_elem(&nat_ports, &w->narrow_flow, value, BPF_NOEXIST);
 	if (!error)
 		return 0;
-	held = bpf_map_lookup_elem(&nat_ports6, reply);
-	if (!held || !same_flow(&held->owner, &f->flow))
+	held = bpf_map_lookup_elem(&nat_ports, &w->narrow_flow);
+	if (!held || held->owner.saddr != owner->saddr || held->owner.daddr != owner->daddr ||
+	    held->owner.sport != owner->sport || held->owner.dport != owner->dport ||
+	    held->owner.protocol != owner->protocol)
 		return error;
-	held->since = f->now;
+	held->since = w->facts.now;
+	return 0;
+}
+
+static __noinline long claim_ipv6(struct work *w)
+{
+	struct claim6 *value = &w->claim, *held;
+	long error;
+
+	value->owner = w->facts.flow;
+	value->since = w->facts.now;
+	value->pad = 0;
+	error = bpf_map_update_elem(&nat_ports6, &w->other_flow, value, BPF_NOEXIST);
+	if (!error)
+		return 0;
+	held = bpf_map_lookup_elem(&nat_ports6, &w->other_flow);
+	if (!held || !same_flow(&held->owner, &value->owner))
+		return error;
+	held->since = w->facts.now;
 	return 0;
 }
 
 /* From one try to the next another address, and with each round of them another port. */
-static long try_port(__u64 index, struct port_search *search)
+static long try_port(__u64 index, void *unused __attribute__((unused)))
 {
-	__u32 step = index;
+	struct work *w = array_at(scratch, 0);
 	const struct nat_source *source;
-	struct flow6 reply;
+	struct port_search *search;
+	__u32 step = index;
 
+	if (!w)
+		return 1;
+	search = &w->search;
 	if (!search->size || !search->source_count)
 		return 1;
 	source = array_at(nat_sources,
 			  search->sources + ((search->start >> 16) + step) % search->source_count);
 	if (!source)
 		return 1;
-	copy16(search->forward->saddr, source->address);
-	search->forward->sport = bpf_htons(
-		search->first + (search->start + step / search->source_count) % search->size);
-	reply_flow(search->forward, search->facts->flow.protocol, &reply);
-	if (claim(search->facts, &reply))
+	copy16(w->c.saddr, source->address);
+	w->c.sport = bpf_htons(search->first +
+			       (search->start + step / search->source_count) % search->size);
+	reply_flow(&w->c, w->facts.flow.protocol, &w->other_flow);
+	if (w->facts.family == 4 ? claim_ipv4(w) : claim_ipv6(w))
 		return 0;
 	search->found = 1;
 	return 1;
 }
 
-/* full-nat: one of our addresses and a port of ours. */
-static __noinline int claim_source(const struct facts *f, const struct backend *b, __u32 hash,
-				   struct conn6 *forward)
+/* full-nat: one of our addresses and a port of ours, in w->c. */
+static __noinline int claim_source(struct work *w, const struct backend *b, __u32 hash)
 {
 	const struct settings *s = array_at(settings, 0);
+	struct port_search *search = &w->search;
 	__u64 sources = READ_ONCE(b->sources);
-	struct port_search search = {
-		.facts = f,
-		.forward = forward,
-		.start = hash,
-		.sources = sources,
-		.source_count = sources >> 32,
-	};
 
 	if (!s)
 		return REASON_NO_PORT;
-	search.first = s->nat_port_first;
-	search.size = s->nat_port_last - s->nat_port_first + 1;
-	bpf_loop(PORT_TRIES, try_port, &search, 0);
-	return search.found ? GO_ON : REASON_NO_PORT;
+	search->start = hash;
+	search->sources = sources;
+	search->source_count = sources >> 32;
+	search->first = s->nat_port_first;
+	search->size = s->nat_port_last - s->nat_port_first + 1;
+	search->found = 0;
+	bpf_loop(PORT_TRIES, try_port, NULL, 0);
+	return search->found ? GO_ON : REASON_NO_PORT;
 }
 
 #endif

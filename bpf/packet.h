@@ -27,6 +27,17 @@
 /* Below every enum reason. */
 #define GO_ON (-1)
 
+/* What parsing says of a packet that has no 5-tuple of its own; its caller finds it one. */
+#define IS_ICMP		  (-2)
+#define IS_LATER_FRAGMENT (-3)
+
+enum packet_kind {
+	WHOLE_PACKET,
+	FIRST_FRAGMENT, /* has the TCP or UDP header */
+	LATER_FRAGMENT, /* has none: its 5-tuple is its first fragment's */
+	ICMP_ERROR,	/* goes with the connection that it quotes */
+};
+
 /* The bytes of tcphdr's thirteenth octet, RFC 9293, section 3.1. */
 enum tcp_flag {
 	TCP_FIN = 0x01,
@@ -54,6 +65,11 @@ struct packet {
 	__u32 tcp_flags; /* 0 for UDP */
 	__u32 ttl;	 /* or hop limit */
 	__u32 ingress;	 /* ifindex */
+	__u32 kind;	 /* enum packet_kind */
+	/* Of a fragment. */
+	__be32 fragment_id;
+	__u32 fragment_offset;	/* bytes */
+	__u32 fragment_headers; /* of a first one: bytes of extensions before TCP or UDP */
 };
 
 /* The same for the stages that new and changing connections go through: no pointers, and one
@@ -63,10 +79,15 @@ struct facts {
 	struct hop source; /* the sender's MAC address; `port` is not set */
 	__u32 ingress;	   /* ifindex */
 	__u32 now;	   /* jiffies */
+	__u32 l3;	   /* from the frame's start: the IP header */
+	__u32 l4;	   /* what follows it and its extensions */
+	__u32 length;	   /* of the frame, padding off */
 	__u8 family;	   /* 4 or 6 */
 	__u8 tcp_flags;
 	__u8 ttl;
 	__u8 established; /* the entry stands in conntrack, not in opening */
+	__u8 kind;	  /* enum packet_kind */
+	__u8 pad[3];
 };
 
 #endif

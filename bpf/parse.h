@@ -23,9 +23,42 @@
 /* Of IPv6. Hosts send one or two; a long chain is an attack (RFC 9098). */
 #define EXTENSION_HEADERS 6
 
+#define IP_DONT_FRAGMENT    0x4000
 #define IP_MORE_FRAGMENTS   0x2000
 #define IP_FRAGMENT_OFFSET  0x1fff
 #define IP6_FRAGMENT_HEADER 44
+
+/* RFC 792, RFC 4443. <linux/icmp.h> wants the C library's headers. */
+enum icmp_type {
+	ICMP_ECHO_REPLY = 0,
+	ICMP_UNREACHABLE = 3,
+	ICMP_ECHO_REQUEST = 8,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_PARAMETER_PROBLEM = 12,
+	ICMPV6_UNREACHABLE = 1,
+	ICMPV6_TOO_BIG = 2,
+	ICMPV6_TIME_EXCEEDED = 3,
+	ICMPV6_PARAMETER_PROBLEM = 4,
+	ICMPV6_ECHO_REQUEST = 128,
+	ICMPV6_ECHO_REPLY = 129,
+};
+
+enum icmp_code {
+	ICMP_TTL_IN_TRANSIT = 0,
+	ICMP_PORT_UNREACHABLE = 3,
+	ICMP_FRAGMENTATION_NEEDED = 4,
+	ICMPV6_HOP_LIMIT_IN_TRANSIT = 0,
+	ICMPV6_PORT_UNREACHABLE = 4,
+};
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	/* Of echo requests and replies. */
+	__be16 id;
+	__be16 sequence;
+};
 
 struct vlan_tag {
 	__be16 control;
@@ -102,18 +135,33 @@ static __always_inline int frame_holds(struct xdp_md *ctx, const struct packet *
 	return likely(length <= (__u64)(p->end - p->data)) || length <= bpf_xdp_get_buff_len(ctx);
 }
 
-/* TCP or UDP, of `l4_length` bytes by the IP header. */
+static __always_inline int is_icmp(__u32 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
+static __always_inline int may_be_balanced(__u32 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
+}
+
+/*
+ * TCP or UDP, of `l4_length` bytes by the IP header. A first fragment has to have all of the
+ * header, or what is behind it could come by another way (RFC 1858, RFC 7112).
+ */
 static __always_inline int parse_l4(struct packet *p, __u32 l4_length)
 {
+	int bad = likely(p->kind == WHOLE_PACKET) ? REASON_BAD_HEADER : REASON_BAD_FRAGMENT;
+
 	if (p->protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = p->l4;
 
 		if (l4_length < sizeof(*tcp))
-			return REASON_BAD_HEADER;
+			return bad;
 		if ((void *)(tcp + 1) > p->end)
 			return REASON_SPLIT_HEADER;
 		if (tcp->doff < 5 || tcp->doff * 4U > l4_length)
-			return REASON_BAD_HEADER;
+			return bad;
 		p->tcp_flags = ((__u8 *)tcp)[13];
 		return GO_ON;
 	}
@@ -121,15 +169,16 @@ static __always_inline int parse_l4(struct packet *p, __u32 l4_length)
 		struct udphdr *udp = p->l4;
 
 		if (l4_length < sizeof(*udp))
-			return REASON_BAD_HEADER;
+			return bad;
 		if ((void *)(udp + 1) > p->end)
 			return REASON_SPLIT_HEADER;
-		if (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > l4_length)
-			return REASON_BAD_HEADER;
+		if (bpf_ntohs(udp->len) < sizeof(*udp) ||
+		    (p->kind == WHOLE_PACKET && bpf_ntohs(udp->len) > l4_length))
+			return bad;
 		p->tcp_flags = 0;
 		return GO_ON;
 	}
-	return REASON_OTHER_PROTOCOL;
+	return is_icmp(p->protocol) && p->kind == WHOLE_PACKET ? IS_ICMP : REASON_OTHER_PROTOCOL;
 }
 
 static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, struct flow4 *flow)
@@ -141,7 +190,8 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, stru
 
 	if ((void *)(ip + 1) > p->end)
 		return REASON_NOT_IP;
-	if (likely(!maybe_ours4(ip)))
+	/* An ICMP error can be about one of ours without being from or for one. */
+	if (likely(!maybe_ours4(ip) && ip->protocol != IPPROTO_ICMP))
 		return REASON_NOT_OURS;
 
 	flow->saddr = ip->saddr;
@@ -156,8 +206,14 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, stru
 	if (ip->version != 4 || header < sizeof(*ip) || total < header ||
 	    !frame_holds(ctx, p, p->l3 - p->data + total))
 		return REASON_BAD_HEADER;
-	if (ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
-		return REASON_FRAGMENT;
+	if (unlikely(ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))) {
+		p->fragment_id = ip->id;
+		p->fragment_offset = (bpf_ntohs(ip->frag_off) & IP_FRAGMENT_OFFSET) * 8;
+		p->kind = p->fragment_offset ? LATER_FRAGMENT : FIRST_FRAGMENT;
+		if (p->kind == LATER_FRAGMENT)
+			return may_be_balanced(p->protocol) ? IS_LATER_FRAGMENT
+							    : REASON_OTHER_PROTOCOL;
+	}
 	reason = parse_l4(p, total - header);
 	if (reason != GO_ON)
 		return reason;
@@ -169,12 +225,27 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, stru
 	return GO_ON;
 }
 
+static __always_inline int is_extension(__u32 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_DSTOPTS ||
+	       protocol == IPPROTO_ROUTING;
+}
+
+/* A fragment header that skip_extensions came by. */
+struct fragment_header {
+	__be32 id;
+	__u32 start;  /* from the frame's start: what follows it; 0: there was none */
+	__u32 offset; /* bytes */
+};
+
 /*
  * Walks the extension headers from `offset` (from the frame's start), whose type is
  * `next`. Returns the offset of what follows in the low 16 bits and its protocol above
- * them, or a reason, negated and less one. A function of its own: hardly any packet has them.
+ * them, or a reason, negated and less one. Of a later fragment that is what follows the
+ * fragment header. A function of its own: hardly any packet has them.
  */
-static __noinline int skip_extensions(struct xdp_md *ctx, __u32 offset, __u32 next)
+static __noinline int skip_extensions(struct xdp_md *ctx, __u32 offset, __u32 next,
+				      struct fragment_header *fragment)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -198,11 +269,18 @@ static __noinline int skip_extensions(struct xdp_md *ctx, __u32 offset, __u32 ne
 		case IP6_FRAGMENT_HEADER:
 			if ((void *)(header + 8) > end)
 				return -1 - REASON_BAD_EXTENSION;
-			/* An atomic fragment is whole (RFC 6946). */
-			if (header[2] || header[3] & ~6)
-				return -1 - REASON_FRAGMENT;
 			next = header[0];
 			offset += 8;
+			/* An atomic fragment is whole (RFC 6946). */
+			if (!header[2] && !(header[3] & ~6))
+				break;
+			if (fragment->start)
+				return -1 - REASON_BAD_EXTENSION;
+			fragment->id = *(__be32 *)(header + 4);
+			fragment->start = offset & 0x7fff;
+			fragment->offset = bpf_ntohs(*(__be16 *)(header + 2)) & ~7U;
+			if (fragment->offset)
+				return (offset & 0x7fff) | next << 16;
 			break;
 		default:
 			return (offset & 0x7fff) | next << 16;
@@ -220,7 +298,7 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 
 	if ((void *)(ip6 + 1) > p->end)
 		return REASON_NOT_IP;
-	if (likely(!maybe_ours6(ip6)))
+	if (likely(!maybe_ours6(ip6) && ip6->nexthdr != IPPROTO_ICMPV6))
 		return REASON_NOT_OURS;
 
 	copy16(flow->saddr, &ip6->saddr);
@@ -236,7 +314,8 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 	if (ip6->version != 6 || !frame_holds(ctx, p, total))
 		return REASON_BAD_HEADER;
 	if (unlikely(p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)) {
-		int found = skip_extensions(ctx, l4_start, p->protocol);
+		struct fragment_header fragment = {};
+		int found = skip_extensions(ctx, l4_start, p->protocol, &fragment);
 
 		if (found < 0)
 			return -1 - found;
@@ -245,6 +324,17 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 		p->l4 = p->data + l4_start;
 		if (l4_start > total)
 			return REASON_BAD_EXTENSION;
+		if (fragment.start) {
+			p->fragment_id = fragment.id;
+			p->fragment_headers = l4_start - fragment.start;
+			p->fragment_offset = fragment.offset;
+			p->kind = fragment.offset ? LATER_FRAGMENT : FIRST_FRAGMENT;
+		}
+		/* What follows a later one's header is its first one's, and may be an extension. */
+		if (p->kind == LATER_FRAGMENT)
+			return may_be_balanced(p->protocol) || is_extension(p->protocol)
+				       ? IS_LATER_FRAGMENT
+				       : REASON_OTHER_PROTOCOL;
 	}
 	reason = parse_l4(p, total - l4_start);
 	if (reason != GO_ON)

@@ -28,25 +28,47 @@ static __always_inline void rewrite_l4(struct packet *p, const struct conn *c, _
 	}
 }
 
-static __always_inline void rewrite_ipv4(struct packet *p, const struct conn4 *c)
+static __always_inline void lower_ttl_ipv4(struct packet *p)
 {
 	struct iphdr *ip = p->l3;
 
 	ip->ttl--;
+	ip->check = csum_apply(ip->check, CSUM_TTL_DECREMENT);
+}
+
+static __always_inline void lower_ttl_ipv6(struct packet *p)
+{
+	struct ipv6hdr *ip6 = p->l3;
+
+	ip6->hop_limit--;
+}
+
+static __always_inline void rewrite_ipv4(struct packet *p, const struct conn4 *c)
+{
+	struct iphdr *ip = p->l3;
+
+	/* Done already: its own flow is not the connection's. */
+	if (unlikely(p->kind == ICMP_ERROR))
+		return;
+	ip->ttl--;
 	ip->check = csum_apply(ip->check, c->conn.l3_delta);
 	ip->saddr = c->saddr;
 	ip->daddr = c->daddr;
-	rewrite_l4(p, &c->conn, c->sport, c->dport);
+	if (likely(p->kind != LATER_FRAGMENT))
+		rewrite_l4(p, &c->conn, c->sport, c->dport);
 }
 
 static __always_inline void rewrite_ipv6(struct packet *p, const struct conn6 *c)
 {
 	struct ipv6hdr *ip6 = p->l3;
 
+	if (unlikely(p->kind == ICMP_ERROR))
+		return;
 	ip6->hop_limit--;
 	copy16(&ip6->saddr, c->saddr);
 	copy16(&ip6->daddr, c->daddr);
-	rewrite_l4(p, &c->conn, c->sport, c->dport);
+	if (likely(p->kind != LATER_FRAGMENT))
+		rewrite_l4(p, &c->conn, c->sport, c->dport);
 }
 
 #endif

@@ -38,8 +38,20 @@ static __always_inline int unknown_port(void)
 {
 	const struct settings *s = array_at(settings, 0);
 
-	return s && s->unknown_port == UNKNOWN_PORT_DROP ? REASON_UNKNOWN_PORT_DROPPED
-							 : REASON_UNKNOWN_PORT_PASSED;
+	if (s && s->unknown_port == REFUSAL_DROP)
+		return REASON_UNKNOWN_PORT_DROPPED;
+	return s && s->unknown_port == REFUSAL_REJECT ? REASON_UNKNOWN_PORT_REJECTED
+						      : REASON_UNKNOWN_PORT_PASSED;
+}
+
+static __always_inline int no_backend(__u32 service)
+{
+	const struct service *s = array_at(services, service);
+
+	if (s && s->no_backend == REFUSAL_PASS)
+		return REASON_NO_BACKEND_PASSED;
+	return s && s->no_backend == REFUSAL_REJECT ? REASON_NO_BACKEND_REJECTED
+						    : REASON_NO_BACKEND;
 }
 
 /* XXH64 over the wide 5-tuple, with zeros for what the service does not hash by. */
@@ -55,6 +67,14 @@ static __always_inline __u64 hash_flow(const struct flow6 *flow, __u32 by, __u64
 	if (by == HASH_SOURCE_IP)
 		input.sport = 0;
 	return xxh64(&input, sizeof(input), seed);
+}
+
+/* What varies a tunnel's outer header with the flow. */
+static __always_inline __u32 flow_entropy(const struct flow6 *flow)
+{
+	const struct settings *s = array_at(settings, 0);
+
+	return s ? hash_flow(flow, HASH_5_TUPLE, s->hash_seed) >> 32 : 0;
 }
 
 /* The backend for a new connection, and its id; NULL if there is none. */

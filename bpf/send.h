@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * send.h - the next hop's MAC addresses, and out: back through the same interface, or
- * through the devmap.
+ * send.h - the next hop, whether the packet fits there, its MAC addresses, and out: back through
+ * the same interface, or through the devmap.
  */
 #ifndef XDPLB_SEND_H
 #define XDPLB_SEND_H
 
+#include "connection.h"
 #include "count.h"
 #include "maps.h"
 #include "packet.h"
@@ -17,21 +18,26 @@ static __always_inline void write_macs(void *frame, __u64 destination, __u64 sou
 	*(__u32 *)(frame + 8) = source >> 16;
 }
 
-static __always_inline int send(struct packet *p, const struct conn *c, const struct backend *b)
+/* The interface that the packet leaves by, NULL if there is none, and its next hop in *hop. */
+static __always_inline const struct interface *next_hop(const struct conn *c,
+							const struct backend *b, __u64 *hop)
 {
-	/* One load, so that address and interface belong together. */
-	const struct hop *hop = c->flags & CONN_REPLY ? &c->hop : &b->hop;
-	__u64 word = READ_ONCE(*(const __u64 *)hop);
-	__u32 port = word >> 48;
-	struct interface *out = array_at(interfaces, port);
+	const struct interface *out;
 
-	if (!out || !out->ifindex)
-		return finish(REASON_NO_INTERFACE);
-	write_macs(p->data, word, READ_ONCE(*(const __u64 *)out->mac));
+	/* One load, so that address and interface belong together. */
+	*hop = READ_ONCE(*(const __u64 *)(c->flags & CONN_REPLY ? &c->hop : &b->hop));
+	out = array_at(interfaces, *hop >> 48);
+	return out && out->ifindex ? out : NULL;
+}
+
+static __always_inline int transmit(struct packet *p, const struct conn *c,
+				    const struct interface *out, __u64 hop)
+{
+	write_macs(p->data, hop, READ_ONCE(*(const __u64 *)out->mac));
 	if (out->ifindex != p->ingress) {
 		/* The kernel takes an interface out of the map when it goes, sooner than we do. */
-		if (unlikely(bpf_redirect_map(&tx_ports, port, XDP_DROP) != XDP_REDIRECT))
-			return finish(REASON_NO_INTERFACE);
+		if (unlikely(bpf_redirect_map(&tx_ports, hop >> 48, XDP_DROP) != XDP_REDIRECT))
+			return finish(p, REASON_NO_INTERFACE);
 		count_forwarded(p, c);
 		return XDP_REDIRECT;
 	}

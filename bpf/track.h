@@ -12,26 +12,11 @@
 #include "count.h"
 #include "nat.h"
 #include "select.h"
+#include "work.h"
 
 /* How many source ports `nat` tries when the client's own is taken towards that backend. */
 #define NAT_TRIES      8
 #define NAT_FIRST_PORT 1024
-
-/* Too much for BPF's stack of 512 bytes. One a CPU: XDP programs do not nest. */
-struct work {
-	struct facts facts;
-	struct conn6 c;	    /* the packet's own entry */
-	struct conn6 other; /* the other direction's */
-	struct flow6 other_flow;
-	struct conn4 narrow;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct work);
-} scratch SEC(".maps");
 
 /* RFC 1624 deltas for a packet of `flow` that leaves with the 5-tuple in `c`. */
 static __always_inline void compute_deltas(const struct flow6 *flow, struct conn6 *c)
@@ -98,7 +83,7 @@ static __noinline int find_source(struct work *w, __u32 hash)
 static __noinline int store_connection(struct work *w)
 {
 	const struct facts *f = &w->facts;
-	int full_nat = w->c.conn.flags & CONN_FULL_NAT;
+	int full_nat = w->c.conn.forward == FORWARD_FULL_NAT;
 	struct flow6 holder;
 	int found;
 
@@ -119,6 +104,34 @@ static __noinline int store_connection(struct work *w)
 	return found ? GO_ON : REASON_TABLE_FULL;
 }
 
+/* The only entry of a connection whose backend answers directly. */
+static __noinline int store_direct(struct work *w)
+{
+	const struct facts *f = &w->facts;
+
+	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST)) {
+		count_connection(w->c.conn.backend);
+		return GO_ON;
+	}
+	/* Another CPU was first: its entry holds. */
+	return table_read(f->family, 0, &f->flow, &w->c) ? REASON_TABLE_FULL : GO_ON;
+}
+
+/*
+ * A backend that is sent packets as they are, and does not hold the VIP, forwards them: they would
+ * come back until their TTL is used up.
+ */
+static __always_inline int is_loop(const struct facts *f, const struct backend *b)
+{
+	__u64 hop = READ_ONCE(*(const __u64 *)&b->hop);
+	const struct interface *out;
+
+	if (b->forward < FORWARD_L2 || !b->on_link || !same_mac(hop, *(const __u64 *)&f->source))
+		return 0;
+	out = array_at(interfaces, hop >> 48);
+	return out && out->ifindex == f->ingress;
+}
+
 /*
  * A packet without a connection, or with one that is over (`stale`, in w->c). Chooses before it
  * forgets, so that a service that has lost all its backends for a moment loses no connection.
@@ -137,11 +150,13 @@ static __noinline int open_connection(struct work *w, int stale)
 		return REASON_NOT_OURS;
 	if (vip->service == NO_SERVICE)
 		return unknown_port();
-	if (f->ttl <= 1)
-		return REASON_TTL_EXPIRED;
 	b = select_backend(vip->service, &f->flow, &id);
 	if (!b)
-		return REASON_NO_BACKEND;
+		return no_backend(vip->service);
+	if (f->ttl <= 1)
+		return REASON_TTL_EXPIRED;
+	if (is_loop(f, b))
+		return REASON_LOOP;
 	port = bpf_map_lookup_elem(&port_index, &f->ingress);
 	if (!port)
 		return REASON_NO_INTERFACE;
@@ -155,14 +170,23 @@ static __noinline int open_connection(struct work *w, int stale)
 	c->conn.ingress = f->ingress;
 	c->conn.hop = f->source;
 	c->conn.hop.port = *port;
+	c->conn.forward = b->forward;
 	c->conn.state = f->flow.protocol == IPPROTO_TCP ? CONN_OPENING : CONN_UDP;
 	if (f->tcp_flags & TCP_FIN) {
 		c->conn.state = CONN_CLOSING;
 		c->conn.flags = CONN_FIN_CLIENT;
 	}
 	__builtin_memcpy(c->saddr, f->flow.saddr, sizeof(c->saddr));
-	__builtin_memcpy(c->daddr, b->address, sizeof(c->daddr));
 	c->sport = f->flow.sport;
+	if (is_direct(&c->conn)) {
+		__builtin_memcpy(c->daddr, f->flow.daddr, sizeof(c->daddr));
+		c->dport = f->flow.dport;
+		c->entropy = flow_entropy(&f->flow);
+		if (f->tcp_flags & TCP_RST)
+			return GO_ON;
+		return store_direct(w);
+	}
+	__builtin_memcpy(c->daddr, b->address, sizeof(c->daddr));
 	c->dport = b->port ?: f->flow.dport;
 
 	/* The flow's own place, so that one whose entries the LRU took comes back to its port. */
@@ -171,8 +195,7 @@ static __noinline int open_connection(struct work *w, int stale)
 		/* A reset without a connection has no port of ours to come from. */
 		if (f->tcp_flags & TCP_RST)
 			return REASON_NO_CONNECTION;
-		c->conn.flags |= CONN_FULL_NAT;
-		reason = claim_source(f, b, hash, c);
+		reason = claim_source(w, b, hash);
 	} else {
 		reason = f->tcp_flags & TCP_RST ? GO_ON : find_source(w, hash);
 	}
@@ -196,8 +219,8 @@ static __always_inline void advance_tcp(struct conn *c, __u8 tcp_flags)
 		c->state = CONN_CLOSED;
 		return;
 	}
-	if (c->state == CONN_OPENING && !(c->flags & CONN_REPLY) && c->flags & CONN_REPLIED &&
-	    tcp_flags & TCP_ACK)
+	if (c->state == CONN_OPENING && !(c->flags & CONN_REPLY) &&
+	    (c->flags & CONN_REPLIED || is_direct(c)) && tcp_flags & TCP_ACK)
 		c->state = CONN_ESTABLISHED;
 	if (tcp_flags & TCP_FIN) {
 		c->flags |= c->flags & CONN_REPLY ? CONN_FIN_BACKEND : CONN_FIN_CLIENT;
@@ -208,10 +231,13 @@ static __always_inline void advance_tcp(struct conn *c, __u8 tcp_flags)
 		c->state = CONN_CLOSED;
 }
 
-/* True once both directions have been seen: a UDP reply, or the client's ACK after one. */
+/*
+ * True once both directions have been seen: a UDP reply, or the client's ACK after one. Where the
+ * backend answers directly it takes the client's word: an ACK, or a second datagram.
+ */
 static __always_inline int proven(const struct conn *c, const struct facts *f)
 {
-	if (!(c->flags & CONN_REPLIED))
+	if (!(c->flags & CONN_REPLIED) && !is_direct(c))
 		return 0;
 	if (f->flow.protocol == IPPROTO_UDP)
 		return 1;
@@ -227,6 +253,11 @@ static __noinline void promote(struct work *w)
 {
 	const struct facts *f = &w->facts;
 
+	if (is_direct(&w->c.conn)) {
+		if (!table_store(f->family, 1, &f->flow, &w->c, BPF_ANY))
+			table_remove(f->family, 0, &f->flow);
+		return;
+	}
 	if (table_read(f->family, 0, &w->other_flow, &w->other))
 		return;
 	w->other.conn.state = w->c.conn.state;
@@ -245,6 +276,7 @@ static __noinline int advance(struct work *w)
 	struct facts *f = &w->facts;
 	struct conn *c = &w->c.conn;
 	const struct settings *s = array_at(settings, 0);
+	const struct backend *b = array_at(backends, c->backend);
 	__u8 state = c->state, flags = c->flags;
 	int changed = 0;
 
@@ -254,6 +286,8 @@ static __noinline int advance(struct work *w)
 		/* Clients are answered by the way their packets come. */
 		__u32 *port = bpf_map_lookup_elem(&port_index, &f->ingress);
 
+		if (b && is_loop(f, b))
+			return REASON_LOOP;
 		if (!port)
 			return REASON_NO_INTERFACE;
 		c->ingress = f->ingress;
@@ -270,7 +304,7 @@ static __noinline int advance(struct work *w)
 	}
 
 	reply_flow(&w->c, f->flow.protocol, &w->other_flow);
-	if (changed)
+	if (changed && !is_direct(c))
 		table_touch(f->family, f->established, &w->other_flow, c);
 	if (!f->established && proven(c, f))
 		promote(w);
@@ -295,8 +329,10 @@ static __always_inline int is_stale(struct work *w)
 	}
 	if (c->flags & CONN_REPLY)
 		return 0;
-	/* The client takes its port for a new connection. */
-	if (c->state == CONN_CLOSED && (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+	/* The client takes its port for a new connection. What a backend that answers directly has
+	 * still to say is not seen: the client's own FIN has to do. */
+	if ((c->state == CONN_CLOSED || (c->state == CONN_CLOSING && is_direct(c))) &&
+	    (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return 1;
 	b = array_at(backends, c->backend);
 	return !b || b->generation != c->generation;
@@ -332,10 +368,14 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 	f->source.port = 0;
 	f->ingress = p->ingress;
 	f->now = now();
+	f->l3 = p->l3 - p->data;
+	f->l4 = p->l4 - p->data;
+	f->length = p->length;
 	f->family = family;
 	f->tcp_flags = p->tcp_flags;
 	f->ttl = p->ttl;
 	f->established = 0;
+	f->kind = p->kind;
 }
 
 /* The connection of the packet, which it may have made or changed, in *c. */
@@ -366,24 +406,6 @@ static __always_inline int track_ipv6(const struct packet *p, const struct flow6
 	w->facts.flow = *flow;
 	*c = &w->c;
 	return track();
-}
-
-/* Parsing has refused the packet: if it is for a VIP that stands, else it is the stack's. */
-static __always_inline int refused_ipv4(const struct flow4 *flow, int reason)
-{
-	struct flow6 wide;
-
-	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
-		return reason;
-	widen_flow(flow, &wide);
-	return refuse(&wide, reason);
-}
-
-static __always_inline int refused_ipv6(const struct flow6 *flow, int reason)
-{
-	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
-		return reason;
-	return refuse(flow, reason);
 }
 
 #endif

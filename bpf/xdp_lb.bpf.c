@@ -4,75 +4,149 @@
  * stage has a header of its own.
  *
  *   parse       Ethernet, VLAN, IP, TCP, UDP; most packets are not ours and end here
+ *   fragment    what has no ports of its own takes its first fragment's
+ *   icmp        ping is answered, errors go with the connection that they quote
  *   connection  one lookup under the 5-tuple as it arrives, either direction
  *   track       new connections and packets that change one: service, backend, state
- *   rewrite     the connection's new 5-tuple, TTL, checksums
+ *   rewrite     nat: the connection's new 5-tuple, TTL, checksums
+ *   encap       tunnels: an outer header
  *   send        the next hop's MAC address, and out
+ *   conclude    for the rest: an answer, the host's stack, or nothing
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#include "conclude.h"
 #include "connection.h"
 #include "count.h"
+#include "encap.h"
+#include "fragment.h"
+#include "icmp.h"
 #include "packet.h"
 #include "parse.h"
 #include "rewrite.h"
 #include "send.h"
 #include "track.h"
 
+/* The connection of an IPv4 packet and its backend; the packet may have made or changed it. */
+static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *flow,
+					struct conn4 **c, const struct backend **b)
+{
+	int reason;
+
+	*c = bpf_map_lookup_elem(&conntrack, flow);
+	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
+	if (likely(*b && settled(p, &(*c)->conn, *b)))
+		return GO_ON;
+	reason = track_ipv4(p, flow, c);
+	*b = array_at(backends, (*c)->conn.backend);
+	return reason;
+}
+
 static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 {
 	struct flow4 flow = {};
 	struct conn4 *c;
+	const struct interface *out;
 	const struct backend *b;
+	__u64 hop;
 	int reason;
 
 	reason = parse_ipv4(ctx, p, &flow);
-	if (reason != GO_ON)
-		return finish(refused_ipv4(&flow, reason));
+	if (reason == REASON_NOT_OURS)
+		return finish(p, reason);
+	if (unlikely(p->kind != WHOLE_PACKET))
+		reason = fragment_ipv4(p, &flow, reason);
+	if (unlikely(reason == IS_ICMP))
+		reason = icmp_ipv4(ctx, p, &flow, &c, &b);
+	else if (likely(reason == GO_ON))
+		reason = connect_ipv4(p, &flow, &c, &b);
+	else
+		reason = refused_ipv4(&flow, reason);
+	if (unlikely(reason != GO_ON))
+		return conclude_ipv4(ctx, p, &flow, reason);
+	if (unlikely(!b))
+		return finish(p, REASON_NO_BACKEND);
 
-	c = bpf_map_lookup_elem(&conntrack, &flow);
-	b = c ? array_at(backends, c->conn.backend) : NULL;
-	if (unlikely(!b || !settled(p, &c->conn, b))) {
-		reason = track_ipv4(p, &flow, &c);
-		if (reason != GO_ON)
-			return finish(reason);
-		b = array_at(backends, c->conn.backend);
-		if (!b)
-			return finish(REASON_NO_BACKEND);
-	}
+	out = next_hop(&c->conn, b, &hop);
+	if (unlikely(!out))
+		return finish(p, REASON_NO_INTERFACE);
 	if (unlikely(p->ttl <= 1))
-		return finish(REASON_TTL_EXPIRED);
-	rewrite_ipv4(p, c);
-	return send(p, &c->conn, b);
+		return conclude_ipv4(ctx, p, &flow, REASON_TTL_EXPIRED);
+	if (unlikely(!fits(p, &c->conn, b, out)))
+		return conclude_ipv4(ctx, p, &flow, REASON_TOO_BIG);
+
+	if (likely(c->conn.forward < FORWARD_L2)) {
+		rewrite_ipv4(p, c);
+	} else if (c->conn.forward == FORWARD_L2) {
+		lower_ttl_ipv4(p);
+	} else {
+		reason = encapsulate(ctx, p, b, &c->conn, c->entropy);
+		if (unlikely(reason != GO_ON))
+			return finish(p, reason);
+	}
+	return transmit(p, &c->conn, out, hop);
+}
+
+/* The connection of an IPv6 packet and its backend; the packet may have made or changed it. */
+static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *flow,
+					struct conn6 **c, const struct backend **b)
+{
+	int reason;
+
+	*c = bpf_map_lookup_elem(&conntrack6, flow);
+	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
+	if (likely(*b && settled(p, &(*c)->conn, *b)))
+		return GO_ON;
+	reason = track_ipv6(p, flow, c);
+	*b = array_at(backends, (*c)->conn.backend);
+	return reason;
 }
 
 static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 {
 	struct flow6 flow = {};
 	struct conn6 *c;
+	const struct interface *out;
 	const struct backend *b;
+	__u64 hop;
 	int reason;
 
 	reason = parse_ipv6(ctx, p, &flow);
-	if (reason != GO_ON)
-		return finish(refused_ipv6(&flow, reason));
+	if (reason == REASON_NOT_OURS)
+		return finish(p, reason);
+	if (unlikely(p->kind != WHOLE_PACKET))
+		reason = fragment_ipv6(p, &flow, reason);
+	if (unlikely(reason == IS_ICMP))
+		reason = icmp_ipv6(ctx, p, &flow, &c, &b);
+	else if (likely(reason == GO_ON))
+		reason = connect_ipv6(p, &flow, &c, &b);
+	else
+		reason = refused_ipv6(&flow, reason);
+	if (unlikely(reason != GO_ON))
+		return conclude_ipv6(ctx, p, &flow, reason);
+	if (unlikely(!b))
+		return finish(p, REASON_NO_BACKEND);
 
-	c = bpf_map_lookup_elem(&conntrack6, &flow);
-	b = c ? array_at(backends, c->conn.backend) : NULL;
-	if (unlikely(!b || !settled(p, &c->conn, b))) {
-		reason = track_ipv6(p, &flow, &c);
-		if (reason != GO_ON)
-			return finish(reason);
-		b = array_at(backends, c->conn.backend);
-		if (!b)
-			return finish(REASON_NO_BACKEND);
-	}
+	out = next_hop(&c->conn, b, &hop);
+	if (unlikely(!out))
+		return finish(p, REASON_NO_INTERFACE);
 	if (unlikely(p->ttl <= 1))
-		return finish(REASON_TTL_EXPIRED);
-	rewrite_ipv6(p, c);
-	return send(p, &c->conn, b);
+		return conclude_ipv6(ctx, p, &flow, REASON_TTL_EXPIRED);
+	if (unlikely(!fits(p, &c->conn, b, out)))
+		return conclude_ipv6(ctx, p, &flow, REASON_TOO_BIG);
+
+	if (likely(c->conn.forward < FORWARD_L2)) {
+		rewrite_ipv6(p, c);
+	} else if (c->conn.forward == FORWARD_L2) {
+		lower_ttl_ipv6(p);
+	} else {
+		reason = encapsulate(ctx, p, b, &c->conn, c->entropy);
+		if (unlikely(reason != GO_ON))
+			return finish(p, reason);
+	}
+	return transmit(p, &c->conn, out, hop);
 }
 
 static __always_inline int balance(struct xdp_md *ctx)
@@ -81,14 +155,14 @@ static __always_inline int balance(struct xdp_md *ctx)
 	int reason = parse_ethernet(ctx, &p);
 
 	if (reason != GO_ON)
-		return finish(reason);
+		return finish(&p, reason);
 	switch (p.ethertype) {
 	case bpf_htons(ETH_P_IP):
 		return balance_ipv4(ctx, &p);
 	case bpf_htons(ETH_P_IPV6):
 		return balance_ipv6(ctx, &p);
 	default:
-		return finish(REASON_NOT_IP);
+		return finish(&p, REASON_NOT_IP);
 	}
 }
 
@@ -106,7 +180,8 @@ struct shared_enums {
 	enum conn_flag conn_flag;
 	enum forward_mode forward_mode;
 	enum hash_by hash_by;
-	enum unknown_port unknown_port;
+	enum refusal refusal;
+	enum echo echo;
 	enum backend_state backend_state;
 	enum backend_health backend_health;
 };

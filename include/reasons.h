@@ -5,8 +5,9 @@
  * Owns the name, verdict and explanation of each reason. The datapath makes its
  * enum and its verdicts from this list, build.rs makes the texts that
  * `xdplb drops` prints. One entry a line: X(NAME, VERDICT, "sentence").
- * VERDICT is DROP or PASS (to the host's stack). New reasons go at the end:
- * the order is the index into the `counters` map.
+ * VERDICT is DROP, PASS (to the host's stack) or TX (answered: what goes back is an
+ * ICMP message or a TCP reset). New reasons go at the end: the order is the index into
+ * the `counters` map.
  */
 #ifndef XDPLB_REASONS_H
 #define XDPLB_REASONS_H
@@ -15,19 +16,32 @@
 #define XDPLB_REASONS(X) \
 	X(NOT_OURS, PASS, "neither for a VIP nor a reply from a backend; the host's stack has it") \
 	X(NOT_IP, PASS, "not IPv4 or IPv6 (ARP, LLDP, more than two VLAN tags), or too short to tell") \
-	X(OTHER_PROTOCOL, PASS, "for a VIP, but neither TCP nor UDP (ICMP, VRRP, GRE and the like)") \
+	X(OTHER_PROTOCOL, PASS, "for a VIP, but neither TCP nor UDP (VRRP, GRE, ICMP other than ping and errors)") \
 	X(UNKNOWN_PORT_PASSED, PASS, "for a VIP, but no service has that protocol and port; unknown_port = \"pass\"") \
 	X(UNKNOWN_PORT_DROPPED, DROP, "for a VIP, but no service has that protocol and port; unknown_port = \"drop\"") \
-	X(TTL_EXPIRED, PASS, "TTL or hop limit 1 or 0; the host's stack answers with time exceeded") \
+	X(TTL_EXPIRED, TX, "TTL or hop limit 1 or 0 on the way to a backend or back; answered with time exceeded") \
 	X(BAD_HEADER, DROP, "for a VIP, with an IP, TCP or UDP header that contradicts itself or the frame's length") \
 	X(BAD_EXTENSION, DROP, "for a VIP, with a chain of IPv6 extension headers that is too long or cut off") \
-	X(FRAGMENT, DROP, "a fragment for a VIP; fragments are not balanced") \
+	X(UNKNOWN_FRAGMENT, DROP, "a fragment for a VIP that came before the first one of its packet, or long after it") \
 	X(NO_BACKEND, DROP, "the service has no usable backend: all are down, draining, of weight 0 or unresolved") \
 	X(NO_CONNECTION, DROP, "a TCP reset for a full-nat service that belongs to no connection") \
 	X(NO_PORT, DROP, "full-nat found no free source port towards the backend; add to datapath.addresses") \
 	X(TABLE_FULL, DROP, "the connection table refused an entry; raise limits.connections") \
 	X(NO_INTERFACE, DROP, "the packet's next hop is not resolved, or its interface is not in datapath.interfaces") \
-	X(SPLIT_HEADER, DROP, "for a VIP, with headers outside the part of the frame that XDP can reach")
+	X(SPLIT_HEADER, DROP, "for a VIP, with headers outside the part of the frame that XDP can reach") \
+	X(BAD_FRAGMENT, DROP, "for a VIP, a first fragment too short for its TCP or UDP header, or one that overlaps it") \
+	X(UNKNOWN_PORT_REJECTED, TX, "for a VIP, but no service has that protocol and port; unknown_port = \"reject\": reset or port unreachable") \
+	X(NO_BACKEND_PASSED, PASS, "the service has no usable backend; no_backend = \"pass\"") \
+	X(NO_BACKEND_REJECTED, TX, "the service has no usable backend; no_backend = \"reject\": reset or port unreachable") \
+	X(ECHO_ANSWERED, TX, "ping for a VIP, answered; icmp_echo = true") \
+	X(ECHO_DROPPED, DROP, "ping for a VIP that has no usable backend") \
+	X(ICMP_UNRELATED, PASS, "an ICMP error for a VIP that quotes no packet of a connection or service") \
+	X(TOO_BIG, TX, "larger than the MTU towards its receiver allows; answered with the MTU that fits") \
+	X(TOO_BIG_DROPPED, DROP, "larger than the MTU towards its receiver allows, and IPv4 without DF, which XDP cannot fragment") \
+	X(UNANSWERABLE, DROP, "an ICMP error or reset was due, and must not be sent for such a packet (a reset, an error, a later fragment)") \
+	X(ANSWERS_LIMITED, DROP, "an ICMP error or reset was due, and more had been sent in the last second than the limit allows") \
+	X(LOOP, DROP, "for a VIP, but it came out of here: from the backend that would get it, or bound to leave as it came") \
+	X(NO_HEADROOM, DROP, "no room for a tunnel header in front of the packet; the driver leaves too little")
 /* clang-format on */
 
 #endif

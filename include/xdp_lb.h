@@ -25,6 +25,7 @@ enum xdplb_limit {
 	NAT_SOURCE_LIMIT = 4096, /* addresses in the full-nat source pool */
 	NO_SERVICE = 0xffffffff, /* vips: a VIP, but no service has the port */
 	NO_PORT_INDEX = 0xffff,	 /* hop.port: not resolved */
+	FRAGMENT_LIMIT = 16384,	 /* fragmented packets that are followed at a time */
 };
 
 /* The reasons of reasons.h as indices into `counters`. */
@@ -53,12 +54,16 @@ enum conn_flag {
 	CONN_REPLIED = 2,     /* the backend has answered */
 	CONN_FIN_CLIENT = 4,  /* the client has sent FIN */
 	CONN_FIN_BACKEND = 8, /* the backend has sent FIN */
-	CONN_FULL_NAT = 16,   /* the source is translated too: holds a claim in nat_ports */
 };
 
+/* How packets reach the backend. From FORWARD_L2 on the packet itself stays as it is, the backend
+ * answers directly, and a connection has one entry, the client's. */
 enum forward_mode {
 	FORWARD_NAT = 1,
-	FORWARD_FULL_NAT = 2,
+	FORWARD_FULL_NAT = 2, /* the source is translated too: holds a claim in nat_ports */
+	FORWARD_L2 = 3,	      /* only the MAC addresses change */
+	FORWARD_IPIP = 4,     /* in an IP header (RFC 2003, 2473, 4213) */
+	FORWARD_GUE = 5,      /* in UDP, direct IP (GUE variant 1, draft-ietf-intarea-gue) */
 };
 
 /* What chooses the Maglev slot. */
@@ -68,9 +73,19 @@ enum hash_by {
 	HASH_SOURCE_IP_PORT = 3,
 };
 
-enum unknown_port {
-	UNKNOWN_PORT_PASS = 1,
-	UNKNOWN_PORT_DROP = 2,
+/* What becomes of a packet for a VIP that cannot be balanced: settings.unknown_port,
+ * service.no_backend. */
+enum refusal {
+	REFUSAL_PASS = 1, /* to the host's stack */
+	REFUSAL_DROP = 2,
+	REFUSAL_REJECT = 3, /* TCP: reset; UDP: ICMP port unreachable */
+};
+
+/* What becomes of a ping for a VIP. */
+enum echo {
+	ECHO_PASS = 1, /* to the host's stack: icmp_echo = false */
+	ECHO_ANSWER = 2,
+	ECHO_DROP = 3, /* no service of the VIP has a usable backend */
 };
 
 /* Why a backend may or may not be chosen; the datapath reads only `generation`. */
@@ -100,9 +115,13 @@ struct hop {
 /* An interface that XDP is attached to. `interfaces`, by position. */
 struct interface {
 	__u8 mac[6];
-	__u16 pad;     /* mac and pad are written as one __u64 */
-	__u32 ifindex; /* 0: the slot is free */
-	char name[20];
+	__u16 pad;	 /* mac and pad are written as one __u64 */
+	__u32 ifindex;	 /* 0: the slot is free */
+	__u32 mtu;	 /* bytes of an IP packet */
+	__be32 address4; /* of ours there, for ICMP errors to come from; 0: none */
+	__u32 pad2;
+	__be32 address6[4]; /* likewise */
+	char name[16];
 } __attribute__((aligned(8)));
 
 /* Settings that a reload may change. `settings`, one element. */
@@ -111,12 +130,14 @@ struct settings {
 	__u64 nat_secret; /* so that nobody can tell which source port comes next (RFC 6056) */
 	__u32 timeout[CONN_STATE_SLOTS]; /* jiffies, by enum conn_state */
 	__u32 refresh;	      /* jiffies: an entry's age is written when it is off by this */
-	__u32 unknown_port;   /* enum unknown_port */
+	__u32 unknown_port;   /* enum refusal */
 	__u16 nat_port_first; /* full-nat source ports, host order, inclusive */
 	__u16 nat_port_last;
 	__u32 hz;	     /* jiffies a second; with the next two, what a time in jiffies means */
 	__u64 clock_jiffies; /* when CLOCK_MONOTONIC was */
 	__u64 clock_monotonic; /* ns */
+	__be16 gue_port;
+	__u16 pad[3];
 };
 
 /*
@@ -141,16 +162,17 @@ struct vip_key {
 
 struct vip {
 	__u32 service; /* index into `services`, or NO_SERVICE */
+	__u32 echo;    /* enum echo: counts for the VIP by itself */
 };
 
 /* One address family of one [[service]]. `services`, by id. */
 struct service {
-	__u64 table;   /* region of `maglev`: offset in the low 32 bits, size in the high; 0: no
-			  backend */
-	__u32 hash;    /* enum hash_by */
-	__u32 forward; /* enum forward_mode */
-	__u32 family;  /* 4 or 6; 0: the id is free */
-	__u32 pad;
+	__u64 table;	  /* region of `maglev`: offset in the low 32 bits, size in the high; 0: no
+			     backend */
+	__u32 hash;	  /* enum hash_by */
+	__u32 forward;	  /* enum forward_mode */
+	__u32 family;	  /* 4 or 6; 0: the id is free */
+	__u32 no_backend; /* enum refusal */
 	char name[NAME_LENGTH];
 };
 
@@ -163,11 +185,14 @@ struct backend {
 	__be32 address[4];
 	__u32 service; /* index into `services` */
 	__u8 forward;  /* enum forward_mode; 0: the id is free */
-	__u8 family;   /* 4 or 6 */
+	__u8 family;   /* 4 or 6; with a tunnel, of the outer header */
 	__u8 state;    /* enum backend_state */
 	__u8 health;   /* enum backend_health */
 	__u64 sources; /* full-nat: slice of `nat_sources`: offset in the low 32 bits, size in the
 			  high */
+	__be32 source[4];   /* tunnels: the outer source address */
+	__be32 source_mask; /* tunnels: the bits of source[3] that come from the flow; 0 there */
+	__u32 on_link;	    /* 1: the next hop is the backend itself, not a router before it */
 	char name[NAME_LENGTH];
 };
 
@@ -218,7 +243,8 @@ struct conn {
 	__u16 l4_delta;	  /* likewise for the TCP or UDP checksum */
 	__u8 state;	  /* enum conn_state */
 	__u8 flags;	  /* enum conn_flag */
-	__u16 pad;
+	__u8 forward;	  /* enum forward_mode */
+	__u8 pad;
 };
 
 struct conn4 {
@@ -227,7 +253,7 @@ struct conn4 {
 	__be32 daddr;
 	__be16 sport;
 	__be16 dport;
-	__u32 pad;
+	__u32 entropy; /* tunnels: the flow's hash, for the outer source address and port */
 };
 
 struct conn6 {
@@ -236,7 +262,32 @@ struct conn6 {
 	__be32 daddr[4];
 	__be16 sport;
 	__be16 dport;
-	__u32 pad;
+	__u32 entropy;
+};
+
+/*
+ * A packet that comes in fragments: key of `fragments`. Its first fragment has the ports.
+ */
+struct fragment_key {
+	__be32 saddr[4];
+	__be32 daddr[4];
+	__be32 id;
+	__u32 protocol; /* IPv4; 0 in IPv6 (RFC 8200, section 4.5) */
+} __attribute__((aligned(8)));
+
+struct fragment {
+	__be16 sport;
+	__be16 dport;
+	__u32 since;   /* jiffies: when the first fragment came */
+	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
+	__u8 pad;
+	__u16 headers_end; /* where its TCP or UDP header ends: later fragments begin behind it */
+};
+
+/* How many ICMP errors and resets may still be sent. `answers`, per CPU. */
+struct allowance {
+	__u64 refilled; /* jiffies */
+	__u64 tokens;
 };
 
 /*

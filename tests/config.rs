@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use xdplb::config::{
     self, AdminState, Config, Error, Forward, HashBy, Limits, Loaded, LogFormat, PortRange,
-    Protocol, Timeouts, UnknownPort, XdpMode,
+    Protocol, Refusal, Timeouts, XdpMode,
 };
 
 const FILE: &str = "lb.toml";
@@ -163,7 +163,7 @@ fn defaults() {
     assert_eq!(config.datapath.pin_dir, PathBuf::from("/sys/fs/bpf/xdplb"));
     assert_eq!(config.datapath.addresses, [] as [IpAddr; 0]);
     assert_eq!(config.datapath.hash_seed, 0);
-    assert_eq!(config.datapath.unknown_port, UnknownPort::Pass);
+    assert_eq!(config.datapath.unknown_port, Refusal::Pass);
     let limits = Limits {
         services: 4096,
         backends: 16384,
@@ -199,7 +199,7 @@ fn every_key() {
     assert_eq!(config.datapath.pin_dir, PathBuf::from("/sys/fs/bpf/other"));
     assert_eq!(config.datapath.addresses.len(), 2);
     assert_eq!(config.datapath.hash_seed, 7);
-    assert_eq!(config.datapath.unknown_port, UnknownPort::Drop);
+    assert_eq!(config.datapath.unknown_port, Refusal::Drop);
     let limits = Limits {
         services: 10,
         backends: 20,
@@ -292,9 +292,9 @@ fn keys() {
             ][..],
         ),
         (
-            "[datapath]\ninterfaces = [\"eth0\"]\n¶icmp_echo = true\n",
+            "[datapath]\ninterfaces = [\"eth0\"]\n¶promiscuous = true\n",
             &[
-                "unknown key \"icmp_echo\"",
+                "unknown key \"promiscuous\"",
                 "remove it; the keys here are interfaces, xdp_mode",
             ],
         ),
@@ -455,8 +455,12 @@ fn datapath_values() {
             &["is a string; write a number from 0"],
         ),
         (
-            "unknown_port = ¶\"reject\"",
-            &["write one of \"pass\", \"drop\""],
+            "unknown_port = ¶\"refuse\"",
+            &["write one of \"pass\", \"drop\", \"reject\""],
+        ),
+        (
+            "icmp_echo = ¶\"true\"",
+            &["is a string; write true or false, without quotes"],
         ),
     ] {
         let other = if lines.starts_with("interfaces") {
@@ -681,7 +685,14 @@ fn service_values() {
         );
     }
     for (text, phrase) in [
-        ("forward = ¶\"l2\"", "write one of \"nat\", \"full-nat\""),
+        (
+            "forward = ¶\"relay\"",
+            "write one of \"nat\", \"full-nat\", \"l2\", \"ipip\", \"gue\"",
+        ),
+        (
+            "no_backend = ¶\"refuse\"",
+            "write one of \"pass\", \"drop\", \"reject\"",
+        ),
         (
             "scheduler = ¶\"random\"",
             "scheduler is \"random\"; write one of \"maglev\"",
@@ -960,7 +971,10 @@ fn what_must_fit_the_limits() {
     );
     refused(
         &limits("[limits]\nbackends = ¶1\n"),
-        &["backends is 1, but the file has 2; write backends = 2 or more"],
+        &[
+            "backends is 1, but the file has 2 (one that serves VIPs of both families",
+            "write backends = 2 or more",
+        ],
     );
     valid(&limits("[limits]\nservices = 3\nbackends = 2\n"));
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use xdplb::config::{
     self, AdminState, Config, Datapath, Forward, HashBy, Limits, Log, LogFormat, MacAddress,
-    PortRange, Protocol, Timeouts, UnknownPort, XdpMode,
+    PortRange, Protocol, Refusal, Timeouts, Tunnel, XdpMode,
 };
 use xdplb::state::maglev::{size_for, MAX_SLOTS};
 use xdplb::state::ports::{cover, merge, PortPrefix};
@@ -35,7 +35,8 @@ fn config(services: Vec<config::Service>) -> Config {
             pin_dir: PathBuf::from("/sys/fs/bpf/xdplb"),
             addresses: Vec::new(),
             hash_seed: 0,
-            unknown_port: UnknownPort::Pass,
+            unknown_port: Refusal::Pass,
+            icmp_echo: true,
         },
         limits: Limits {
             services: 64,
@@ -49,6 +50,7 @@ fn config(services: Vec<config::Service>) -> Config {
             udp: second,
             other: second,
         },
+        tunnel: Tunnel::default(),
         services,
         log: Log {
             level: log::LevelFilter::Info,
@@ -68,6 +70,7 @@ fn service(name: &str, vips: &[&str], port: u16, backends: &[&str]) -> config::S
         }],
         forward: Forward::Nat,
         hash: HashBy::FiveTuple,
+        no_backend: Refusal::Drop,
         backends: backends
             .iter()
             .map(|address| backend(ip(address)))
@@ -90,6 +93,7 @@ fn backend(address: IpAddr) -> config::Backend {
 const HOP: Hop = Hop {
     mac: MacAddress([2, 0, 0, 0, 0, 1]),
     port: 1,
+    on_link: true,
 };
 
 /// A plan in a world where every backend is found behind interface slot 1.

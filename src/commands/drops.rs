@@ -30,6 +30,7 @@ pub fn run(look: &Look, out: &mut impl Write) -> Result<(), Error> {
             verdict: match reason.verdict {
                 Verdict::Drop => "drop",
                 Verdict::Pass => "pass",
+                Verdict::Answer => "answer",
             },
             packets,
             text: reason.text,

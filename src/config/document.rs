@@ -194,7 +194,25 @@ impl<'a> Table<'a> {
         self.one(key, value, report, &read)
     }
 
-    /// Likewise, and an error if there is none. `example` is the line to add.
+    /// Likewise, and `default`, at the header, if there is none. `None` stands only for what is wrong
+    /// and reported.
+    pub fn or_default<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        report: &mut Report,
+        read: impl Fn(&DeValue) -> Result<T, String>,
+    ) -> Option<At<T>> {
+        match self.get(key) {
+            Some(value) => self.one(key, value, report, &read),
+            None => Some(At {
+                value: default,
+                at: self.at,
+            }),
+        }
+    }
+
+    /// The value of `key`, and an error if there is none. `example` is the line to add.
     pub fn required<T>(
         &mut self,
         key: &'static str,
@@ -259,14 +277,26 @@ impl<'a> Table<'a> {
         report: &mut Report,
         read: impl Fn(&DeValue) -> Result<T, String>,
     ) -> List<T> {
-        let Some(value) = self.get(key) else {
-            self.missing(key, example, report);
-            return List {
-                items: Vec::new(),
-                complete: false,
-            };
-        };
-        match value.get_ref() {
+        self.none_or_more(key, example, report, read)
+            .unwrap_or_else(|| {
+                self.missing(key, example, report);
+                List {
+                    items: Vec::new(),
+                    complete: false,
+                }
+            })
+    }
+
+    /// Likewise, but there need not be any.
+    pub fn none_or_more<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        report: &mut Report,
+        read: impl Fn(&DeValue) -> Result<T, String>,
+    ) -> Option<List<T>> {
+        let value = self.get(key)?;
+        Some(match value.get_ref() {
             DeValue::Array(array) if array.is_empty() => {
                 let message = format!("{key} is an empty list; write {key} = {example}");
                 report.error(value.span().start, self.message(message));
@@ -283,7 +313,7 @@ impl<'a> Table<'a> {
                     items: item.into_iter().collect(),
                 }
             }
-        }
+        })
     }
 
     /// The table `[key]`, empty if there is none.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use log::LevelFilter;
 
-use super::{AdminState, Forward, HashBy, LogFormat, Protocol, UnknownPort, XdpMode};
+use super::{AdminState, Forward, HashBy, LogFormat, Protocol, Refusal, XdpMode};
 
 /// A value that is written as one of a few words.
 pub(super) trait Keyword: Copy + 'static {
@@ -30,10 +30,10 @@ macro_rules! keywords {
 
 keywords! {
     XdpMode { Auto = "auto", Native = "native", Generic = "generic" }
-    UnknownPort { Pass = "pass", Drop = "drop" }
+    Refusal { Pass = "pass", Drop = "drop", Reject = "reject" }
     AdminState { Up = "up", Drain = "drain", Down = "down" }
     Protocol { Tcp = "tcp", Udp = "udp" }
-    Forward { Nat = "nat", FullNat = "full-nat" }
+    Forward { Nat = "nat", FullNat = "full-nat", L2 = "l2", Ipip = "ipip", Gue = "gue" }
     HashBy { FiveTuple = "5-tuple", SourceIp = "source-ip", SourceIpPort = "source-ip-port" }
     LogFormat { Text = "text", Json = "json" }
 }

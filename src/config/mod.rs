@@ -15,7 +15,7 @@ mod validate;
 mod value;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[timeouts]`
     pub timeouts: Timeouts,
+    /// `[tunnel]`
+    pub tunnel: Tunnel,
     /// `[[service]]`, in file order.
     pub services: Vec<Service>,
     /// `[log]`
@@ -92,12 +94,15 @@ pub struct Datapath {
     pub xdp_mode: XdpMode,
     /// A directory on a bpffs; one directory is one instance.
     pub pin_dir: PathBuf,
-    /// The full-nat source pool. Empty: the interfaces' own addresses.
+    /// Our own addresses: the full-nat source pool, and where tunnels begin. Empty: the interfaces' own.
     pub addresses: Vec<IpAddr>,
     /// Seed of the flow hash and of the Maglev permutations.
     pub hash_seed: u64,
     /// What a VIP does with a port that no service has.
-    pub unknown_port: UnknownPort,
+    pub unknown_port: Refusal,
+    /// Whether a ping for a VIP that has a usable backend is answered; otherwise the host's stack has
+    /// every ping.
+    pub icmp_echo: bool,
 }
 
 /// `datapath.xdp_mode`
@@ -111,13 +116,16 @@ pub enum XdpMode {
     Generic,
 }
 
-/// `datapath.unknown_port`
+/// What becomes of a packet for a VIP that cannot be balanced: `datapath.unknown_port`,
+/// `service.no_backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnknownPort {
+pub enum Refusal {
     /// To the host's stack.
     Pass,
     /// Dropped and counted.
     Drop,
+    /// Answered with a TCP reset or an ICMP port unreachable.
+    Reject,
 }
 
 /// Table sizes, fixed when the maps are created.
@@ -146,6 +154,16 @@ pub struct Timeouts {
     pub other: Duration,
 }
 
+/// What tunnels to backends have in their outer header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Outer source addresses, at most one of each family. None of a family: the first of
+    /// `datapath.addresses`, else the interface's own.
+    pub source: Vec<Prefix>,
+    /// UDP destination port of GUE.
+    pub gue_port: u16,
+}
+
 /// One `[[service]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
@@ -161,6 +179,8 @@ pub struct Service {
     pub forward: Forward,
     /// What the Maglev slot is chosen by.
     pub hash: HashBy,
+    /// What becomes of new connections while no backend can be chosen.
+    pub no_backend: Refusal,
     /// May be empty; address and port are unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -171,9 +191,9 @@ pub struct Backend {
     /// Unique within the service, 1..=63 bytes; without one in the file, the address, with the port
     /// if it has one.
     pub name: String,
-    /// Of a family that the service has a VIP of.
+    /// Of a family that the service has a VIP of, but with a tunnel, where it may be of either.
     pub address: IpAddr,
-    /// `None`: the port that the client asked for.
+    /// `None`: the port that the client asked for; always with direct return.
     pub port: Option<u16>,
     /// 0..=1000, relative to the service's others; 0: no new connections. Without one in the file, 1.
     pub weight: u16,
@@ -219,10 +239,26 @@ impl Family {
     pub const ALL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
     /// The family of an address.
-    pub fn of(address: IpAddr) -> Family {
+    pub const fn of(address: IpAddr) -> Family {
         match address {
             IpAddr::V4(_) => Family::Ipv4,
             IpAddr::V6(_) => Family::Ipv6,
+        }
+    }
+
+    /// Bits of an address.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Family::Ipv4 => 32,
+            Family::Ipv6 => 128,
+        }
+    }
+
+    /// Bytes of the IP header, without options or extensions.
+    pub const fn header(self) -> u32 {
+        match self {
+            Family::Ipv4 => 20,
+            Family::Ipv6 => 40,
         }
     }
 
@@ -260,7 +296,50 @@ pub enum Forward {
     Nat,
     /// Source and destination rewritten.
     FullNat,
+    /// Only the MAC addresses rewritten; the backend answers the client itself.
+    L2,
+    /// In an IP header of the backend's family (RFC 2003, 2473, 4213); likewise.
+    Ipip,
+    /// In UDP, direct IP (GUE variant 1, draft-ietf-intarea-gue); likewise.
+    Gue,
 }
+
+impl Forward {
+    /// Whether backends answer clients directly: what comes to them is the client's own packet, and
+    /// their replies do not come through us.
+    pub const fn is_direct(self) -> bool {
+        match self {
+            Forward::Nat | Forward::FullNat => false,
+            Forward::L2 | Forward::Ipip | Forward::Gue => true,
+        }
+    }
+
+    /// Whether packets go to the backend inside another header.
+    pub const fn is_tunnel(self) -> bool {
+        match self {
+            Forward::Nat | Forward::FullNat | Forward::L2 => false,
+            Forward::Ipip | Forward::Gue => true,
+        }
+    }
+
+    /// Whether a backend whose address is of one family can serve VIPs of the other, or of its own:
+    /// only tunnels carry one family in the other.
+    pub fn carries(self, vip: Family, backend: Family) -> bool {
+        self.is_tunnel() || vip == backend
+    }
+
+    /// Bytes by which a packet grows on its way to a backend whose address is of that family.
+    pub const fn overhead(self, outer: Family) -> u32 {
+        match self {
+            Forward::Nat | Forward::FullNat | Forward::L2 => 0,
+            Forward::Ipip => outer.header(),
+            Forward::Gue => outer.header() + UDP_HEADER,
+        }
+    }
+}
+
+/// Bytes, RFC 768.
+const UDP_HEADER: u32 = 8;
 
 /// `service.hash`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,6 +380,81 @@ impl Service {
         let has = |family| self.vips.iter().any(|vip| Family::of(*vip) == family);
         Family::ALL.into_iter().filter(move |family| has(*family))
     }
+
+    /// The backends that serve the VIPs of one family.
+    pub fn backends_for(&self, family: Family) -> impl Iterator<Item = &Backend> {
+        self.backends
+            .iter()
+            .filter(move |backend| self.forward.carries(family, Family::of(backend.address)))
+    }
+}
+
+/// Addresses that begin alike, written `172.16.0.0/16`, or one, written without a length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    address: IpAddr,
+    length: u8,
+}
+
+impl Prefix {
+    /// The prefix of that many bits, at most all, that the address is in.
+    pub fn covering(address: IpAddr, length: u8) -> Prefix {
+        let length = length.min(Family::of(address).bits());
+        let prefix = Prefix { address, length };
+        Prefix {
+            address: prefix.with_host_bits(false),
+            length,
+        }
+    }
+
+    /// The prefix that has only this address.
+    pub const fn of(address: IpAddr) -> Prefix {
+        Prefix {
+            address,
+            length: Family::of(address).bits(),
+        }
+    }
+
+    /// The first address.
+    pub const fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// The last address.
+    pub fn last(self) -> IpAddr {
+        self.with_host_bits(true)
+    }
+
+    fn with_host_bits(self, set: bool) -> IpAddr {
+        let length = u32::from(self.length);
+        match self.address {
+            IpAddr::V4(v4) => {
+                let host = u32::MAX.checked_shr(length).unwrap_or(0);
+                let network = v4.to_bits() & !host;
+                Ipv4Addr::from_bits(if set { network | host } else { network }).into()
+            }
+            IpAddr::V6(v6) => {
+                let host = u128::MAX.checked_shr(length).unwrap_or(0);
+                let network = v6.to_bits() & !host;
+                Ipv6Addr::from_bits(if set { network | host } else { network }).into()
+            }
+        }
+    }
+
+    /// Which of an address's last 32 bits differ between the addresses of the prefix.
+    pub fn low_bits(self) -> u32 {
+        let host_bits = Family::of(self.address).bits() - self.length;
+        !u32::MAX.checked_shl(host_bits.into()).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.length == Family::of(self.address).bits() {
+            return self.address.fmt(f);
+        }
+        write!(f, "{}/{}", self.address, self.length)
+    }
 }
 
 impl Default for Limits {
@@ -321,6 +475,15 @@ impl Default for Timeouts {
             tcp_closing: Duration::from_secs(30),
             udp: Duration::from_secs(60),
             other: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Tunnel {
+    fn default() -> Tunnel {
+        Tunnel {
+            source: Vec::new(),
+            gue_port: 6080,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The file table by table: which keys there are, with what each says and where. Owns the names of
-//! the keys; defaults and the rules between values are `validate`'s.
+//! the keys; defaults and the rules between values are `validate`'s, but for a default that must be told
+//! from a value that is wrong.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,14 +12,15 @@ use toml::de::DeTable;
 use super::document::{At, List, Report, Table};
 use super::keyword::Maglev;
 use super::{
-    value, AdminState, Forward, HashBy, LogFormat, MacAddress, PortRange, Protocol, UnknownPort,
-    XdpMode,
+    value, AdminState, Forward, HashBy, LogFormat, MacAddress, PortRange, Prefix, Protocol,
+    Refusal, XdpMode,
 };
 
 pub(super) struct File {
     pub datapath: Datapath,
     pub limits: Limits,
     pub timeouts: Timeouts,
+    pub tunnel: Tunnel,
     pub services: Vec<Service>,
     pub level: Option<At<LevelFilter>>,
     pub format: Option<At<LogFormat>>,
@@ -31,7 +33,8 @@ pub(super) struct Datapath {
     pub pin_dir: Option<At<PathBuf>>,
     pub addresses: Option<At<List<IpAddr>>>,
     pub hash_seed: Option<At<u64>>,
-    pub unknown_port: Option<At<UnknownPort>>,
+    pub unknown_port: Option<At<Refusal>>,
+    pub icmp_echo: Option<At<bool>>,
 }
 
 pub(super) struct Limits {
@@ -48,6 +51,11 @@ pub(super) struct Timeouts {
     pub other: Option<At<Duration>>,
 }
 
+pub(super) struct Tunnel {
+    pub source: Option<List<Prefix>>,
+    pub gue_port: Option<At<u16>>,
+}
+
 pub(super) struct Service {
     /// What messages call it: `service "web"`, or `service 2` while it has no name.
     pub what: String,
@@ -58,8 +66,10 @@ pub(super) struct Service {
     pub vips: List<IpAddr>,
     pub protocols: List<Protocol>,
     pub ports: List<PortRange>,
+    /// The default if absent. `None`: wrong, and reported.
     pub forward: Option<At<Forward>>,
     pub hash: Option<At<HashBy>>,
+    pub no_backend: Option<At<Refusal>>,
     pub backends: Vec<Backend>,
 }
 
@@ -84,6 +94,7 @@ pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
     let datapath = datapath(root.table("datapath", report), report);
     let limits = limits(root.table("limits", report), report);
     let timeouts = timeouts(root.table("timeouts", report), report);
+    let tunnel = tunnel(root.table("tunnel", report), report);
     let services = root
         .tables("service", "[[service]]", report)
         .into_iter()
@@ -94,6 +105,7 @@ pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
         datapath,
         limits,
         timeouts,
+        tunnel,
         services,
         level: log.optional("level", report, value::keyword),
         format: log.optional("format", report, value::keyword),
@@ -111,6 +123,7 @@ fn datapath(mut table: Table, report: &mut Report) -> Datapath {
         addresses: table.list("addresses", r#"["192.0.2.1"]"#, report, value::own_address),
         hash_seed: table.optional("hash_seed", report, value::hash_seed),
         unknown_port: table.optional("unknown_port", report, value::keyword),
+        icmp_echo: table.optional("icmp_echo", report, value::boolean),
     };
     table.finish(report);
     datapath
@@ -140,6 +153,15 @@ fn timeouts(mut table: Table, report: &mut Report) -> Timeouts {
     timeouts
 }
 
+fn tunnel(mut table: Table, report: &mut Report) -> Tunnel {
+    let tunnel = Tunnel {
+        source: table.none_or_more("source", r#""192.0.2.1""#, report, value::source),
+        gue_port: table.optional("gue_port", report, |v| value::short(v, 1..=u16::MAX)),
+    };
+    table.finish(report);
+    tunnel
+}
+
 fn service(mut table: Table, report: &mut Report) -> Service {
     let name = table.required("name", r#""web""#, report, value::name);
     if let Some(name) = &name {
@@ -148,9 +170,10 @@ fn service(mut table: Table, report: &mut Report) -> Service {
     let vips = table.one_or_more("vip", r#""203.0.113.11""#, report, value::vip);
     let protocols = table.one_or_more("protocol", r#""tcp""#, report, value::keyword);
     let ports = table.one_or_more("port", "80", report, value::ports);
-    let forward = table.optional("forward", report, value::keyword);
+    let forward = table.or_default("forward", Forward::Nat, report, value::keyword);
     table.optional("scheduler", report, value::keyword::<Maglev>);
     let hash = table.optional("hash", report, value::keyword);
+    let no_backend = table.optional("no_backend", report, value::keyword);
     let backends = table
         .tables("backend", "[[service.backend]]", report)
         .into_iter()
@@ -167,6 +190,7 @@ fn service(mut table: Table, report: &mut Report) -> Service {
         ports,
         forward,
         hash,
+        no_backend,
         backends,
     }
 }

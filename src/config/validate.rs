@@ -13,13 +13,14 @@ use super::document::{At, List, Report};
 use super::raw;
 use super::{
     AdminState, Backend, Config, Datapath, Family, Forward, HashBy, Limits, Log, PortRange,
-    Service, Timeouts, UnknownPort, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT,
+    Refusal, Service, Timeouts, Tunnel, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT,
 };
 
 /// The configuration that `file` describes; worth something only if `report` then has no errors.
 pub(super) fn validate(file: raw::File, report: &mut Report) -> Config {
     check_datapath(&file.datapath, report);
     check_limits(&file, report);
+    check_tunnel(&file.tunnel, report);
     check_overlaps(&file.services, report);
     let context = Context::new(&file);
     let mut names = HashMap::new();
@@ -147,15 +148,49 @@ fn check_limits(file: &raw::File, report: &mut Report) {
         services,
         report,
     );
-    let backends = file.services.iter().flat_map(|service| &service.backends);
+    let backends = file.services.iter().flat_map(|service| {
+        let families = families(service);
+        service
+            .backends
+            .iter()
+            .map(move |backend| (places(service, backend, &families), backend.at))
+    });
     check_limit(
         "backends",
-        "",
+        " (one that serves VIPs of both families counts twice)",
         &file.limits.backends,
         defaults.backends,
-        backends.map(|backend| (1, backend.at)),
+        backends,
         report,
     );
+}
+
+/// How many of the service's families a backend serves; one that is at fault is counted once.
+fn places(service: &raw::Service, backend: &raw::Backend, families: &[Family]) -> usize {
+    let (Some(forward), Some(address)) = (&service.forward, &backend.address) else {
+        return 1;
+    };
+    let served = |family: &&Family| forward.value.carries(**family, Family::of(address.value));
+    families.iter().filter(served).count().max(1)
+}
+
+/// One outer source of each family: which of several a packet gets, nothing would say.
+fn check_tunnel(tunnel: &raw::Tunnel, report: &mut Report) {
+    let mut seen = HashMap::new();
+    for At { value: source, at } in tunnel.source.iter().flat_map(|list| &list.items) {
+        let family = Family::of(source.address());
+        if let Some(first) = seen.insert(family, source) {
+            let message = format!(
+                "tunnel: source has {first} and {source}, both {family}; keep one, and to vary the \
+                 source write a prefix, such as \"{}\"",
+                match family {
+                    Family::Ipv4 => "172.16.0.0/16",
+                    Family::Ipv6 => "2001:db8:1::/96",
+                }
+            );
+            report.error(*at, message);
+        }
+    }
 }
 
 /// `items` are what is counted, each with its weight and its place. The fault is at the limit if
@@ -309,18 +344,26 @@ fn check_backends(service: &raw::Service, context: &Context, report: &mut Report
             report.error(at, message);
         }
         let family = Family::of(address);
-        if service.vips.complete && !families.contains(&family) {
-            let message = format!(
-                "{what}: address {address} is {family}, but the service has no {family} VIP and \
-                 neither nat nor full-nat translates between families; add an {family} VIP, or \
-                 write an address of the other family"
-            );
-            report.error(at, message);
+        if let Some(At { value: forward, .. }) = service.forward {
+            let served = families.iter().any(|vip| forward.carries(*vip, family));
+            if service.vips.complete && !served {
+                let message = format!(
+                    "{what}: address {address} is {family}, but the service has no {family} VIP and \
+                     {forward} does not carry one family to the other; add an {family} VIP, write an \
+                     address of the other family, or use ipip or gue"
+                );
+                report.error(at, message);
+            }
+            check_no_port(forward, backend, report);
         }
         if !places.insert((address, effective_port(service, backend))) {
             let message = format!(
-                "{what}: an earlier backend of this service has the same address and port; remove \
-                 one, or change its port"
+                "{what}: an earlier backend of this service has the same address{}",
+                if is_direct(service) {
+                    "; remove one"
+                } else {
+                    " and port; remove one, or change its port"
+                }
             );
             report.error(at, message);
         } else if !names.insert(backend_name(backend, address)) {
@@ -350,11 +393,34 @@ fn check_interface(backend: &raw::Backend, context: &Context, report: &mut Repor
     }
 }
 
+/// With direct return the backend gets the client's own packet, whose port is the client's choice.
+fn check_no_port(forward: Forward, backend: &raw::Backend, report: &mut Report) {
+    if let (true, Some(port)) = (forward.is_direct(), &backend.port) {
+        let message = format!(
+            "{}: port cannot be set with forward = \"{forward}\": packets come to the backend at the \
+             VIP's own port; remove this key, or use nat or full-nat",
+            backend.what
+        );
+        report.error(port.at, message);
+    }
+}
+
+/// Whether backends answer directly, as far as it is known.
+fn is_direct(service: &raw::Service) -> bool {
+    service
+        .forward
+        .as_ref()
+        .is_some_and(|forward| forward.value.is_direct())
+}
+
 /// Warns of a backend that gets all 65,536 ports at one of its own.
 fn warn_of_one_port(service: &raw::Service, backend: &raw::Backend, report: &mut Report) {
     let Some(At { value: port, at }) = backend.port else {
         return;
     };
+    if is_direct(service) {
+        return;
+    }
     if service.ports.values().any(|ports| ports == PortRange::ANY) {
         let message = format!(
             "{}: every port of the VIP goes to port {port} here, since the service's port is \
@@ -367,6 +433,9 @@ fn warn_of_one_port(service: &raw::Service, backend: &raw::Backend, report: &mut
 
 /// The port at which a backend is reached, if that does not depend on the packet.
 fn effective_port(service: &raw::Service, backend: &raw::Backend) -> Option<u16> {
+    if is_direct(service) {
+        return None;
+    }
     match (&backend.port, service.ports.items.as_slice()) {
         (Some(port), _) => Some(port.value),
         (
@@ -434,29 +503,38 @@ fn backends(service: &raw::Service) -> impl Iterator<Item = (IpAddr, bool)> + '_
 /// Warns of VIPs that nobody would answer.
 fn warn_of_idle(service: &raw::Service, report: &mut Report) {
     let what = &service.what;
+    let fate = match given(service.no_backend, Refusal::Drop) {
+        Refusal::Pass => "passed to the host's stack",
+        Refusal::Drop => "dropped",
+        Refusal::Reject => "rejected",
+    };
     if service.backends.is_empty() {
         let message =
-            format!("{what} has no backend, so its packets are dropped; add a [[service.backend]]");
+            format!("{what} has no backend, so its packets are {fate}; add a [[service.backend]]");
         report.warning(service.at, message);
         return;
     }
     if !backends(service).any(|(_, usable)| usable) {
         let message = format!(
             "{what} has no backend that is up with a weight above 0, so new connections are \
-             dropped; set state = \"up\" and a weight on one"
+             {fate}; set state = \"up\" and a weight on one"
         );
         report.warning(service.at, message);
         return;
     }
+    let Some(At { value: forward, .. }) = service.forward else {
+        return;
+    };
     for family in families(service) {
-        let of_family = |address| Family::of(address) == family;
-        if backends(service).any(|(address, usable)| usable && of_family(address)) {
+        let serves = |address| forward.carries(family, Family::of(address));
+        if backends(service).any(|(address, usable)| usable && serves(address)) {
             continue;
         }
-        for vip in service.vips.items.iter().filter(|vip| of_family(vip.value)) {
+        let vips = service.vips.items.iter();
+        for vip in vips.filter(|vip| Family::of(vip.value) == family) {
             let message = format!(
                 "{what}: no {family} backend is up with a weight above 0, so new connections to \
-                 {} are dropped; add one, or remove the VIP",
+                 {} are {fate}; add one, or remove the VIP",
                 vip.value
             );
             report.warning(vip.at, message);
@@ -478,12 +556,14 @@ fn build(file: raw::File) -> Config {
         datapath,
         limits,
         timeouts,
+        tunnel,
         services,
         level,
         format,
     } = file;
     let default_limits = Limits::default();
     let default_timeouts = Timeouts::default();
+    let default_tunnel = Tunnel::default();
     let default_log = Log::default();
     Config {
         datapath: Datapath {
@@ -498,7 +578,8 @@ fn build(file: raw::File) -> Config {
                 .map(|list| items(list.value))
                 .unwrap_or_default(),
             hash_seed: given(datapath.hash_seed, 0),
-            unknown_port: given(datapath.unknown_port, UnknownPort::Pass),
+            unknown_port: given(datapath.unknown_port, Refusal::Pass),
+            icmp_echo: given(datapath.icmp_echo, true),
         },
         limits: Limits {
             services: given(limits.services, default_limits.services),
@@ -511,6 +592,10 @@ fn build(file: raw::File) -> Config {
             tcp_closing: given(timeouts.tcp_closing, default_timeouts.tcp_closing),
             udp: given(timeouts.udp, default_timeouts.udp),
             other: given(timeouts.other, default_timeouts.other),
+        },
+        tunnel: Tunnel {
+            source: tunnel.source.map(items).unwrap_or_default(),
+            gue_port: given(tunnel.gue_port, default_tunnel.gue_port),
         },
         services: services.into_iter().filter_map(build_service).collect(),
         log: Log {
@@ -528,8 +613,9 @@ fn build_service(service: raw::Service) -> Option<Service> {
         vips: items(service.vips),
         protocols: items(service.protocols),
         ports,
-        forward: given(service.forward, Forward::Nat),
+        forward: service.forward?.value,
         hash: given(service.hash, HashBy::FiveTuple),
+        no_backend: given(service.no_backend, Refusal::Drop),
         backends: service
             .backends
             .into_iter()

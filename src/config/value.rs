@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::document::{kind, quoted};
 use super::keyword::Keyword;
-use super::{duration, MacAddress, PortRange, NAME_LIMIT};
+use super::{duration, Family, MacAddress, PortRange, Prefix, NAME_LIMIT};
 
 /// The longest timeout.
 const LONGEST: Duration = Duration::from_secs(10 * 24 * 3600);
@@ -58,6 +58,12 @@ pub(super) fn count(value: &DeValue, range: RangeInclusive<u32>) -> Result<u32, 
 pub(super) fn short(value: &DeValue, range: RangeInclusive<u16>) -> Result<u16, String> {
     let (first, last) = range.into_inner();
     integer(value, first.into()..=last.into()).map(|number| u16::try_from(number).unwrap_or(last))
+}
+
+pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
+    value
+        .as_bool()
+        .ok_or_else(|| format!("is {}; write true or false, without quotes", kind(value)))
 }
 
 pub(super) fn hash_seed(value: &DeValue) -> Result<u64, String> {
@@ -204,6 +210,43 @@ pub(super) fn own_address(value: &DeValue) -> Result<IpAddr, String> {
     address(value, Role::Own)
 }
 
+/// An element of `tunnel.source`: an address of this host, or a prefix all of whose addresses could be.
+pub(super) fn source(value: &DeValue) -> Result<Prefix, String> {
+    const FORM: &str = "an address such as \"192.0.2.1\" or a prefix such as \"172.16.0.0/16\"";
+    let text = string(value, "\"192.0.2.1\" or \"172.16.0.0/16\"")?;
+    let wrong = || format!("is {}; write {FORM}", quoted(text));
+    let (address, length) = match text.split_once('/') {
+        None => (text, None),
+        // Digits only: `parse` alone would take a sign.
+        Some((address, length)) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+            (address, Some(length.parse::<u8>().map_err(|_| wrong())?))
+        }
+        Some(_) => return Err(wrong()),
+    };
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    check_unicast(address, Role::Own)?;
+    let Some(length) = length else {
+        return Ok(Prefix::of(address));
+    };
+    let bits = Family::of(address).bits();
+    if length > bits {
+        return Err(format!(
+            "is {text:?}, but {} addresses have {bits} bits; write {FORM}",
+            Family::of(address)
+        ));
+    }
+    let prefix = Prefix::covering(address, length);
+    if prefix.address() != address {
+        return Err(format!(
+            "is {text:?}, which has bits set after the first {length}; write \"{prefix}\" for the \
+             prefix, or \"{address}\" for the one address"
+        ));
+    }
+    check_unicast(prefix.last(), Role::Own)
+        .map_err(|fault| format!("is {text:?}, whose last address {fault}"))?;
+    Ok(prefix)
+}
+
 /// A unicast address that packets can have on a network.
 fn address(value: &DeValue, role: Role) -> Result<IpAddr, String> {
     let text = string(value, "\"192.0.2.1\" or \"2001:db8::1\"")?;
@@ -214,6 +257,11 @@ fn address(value: &DeValue, role: Role) -> Result<IpAddr, String> {
             quoted(text)
         )
     })?;
+    check_unicast(address, role)?;
+    Ok(address)
+}
+
+fn check_unicast(address: IpAddr, role: Role) -> Result<(), String> {
     let fault = match address {
         _ if address.is_unspecified() => "the unspecified address",
         _ if address.is_multicast() => "a multicast address",
@@ -228,9 +276,9 @@ fn address(value: &DeValue, role: Role) -> Result<IpAddr, String> {
                     "is {v6}, an IPv4 address in IPv6 notation; write \"{v4}\""
                 ))
             }
-            None => return Ok(address),
+            None => return Ok(()),
         },
-        IpAddr::V4(_) => return Ok(address),
+        IpAddr::V4(_) => return Ok(()),
     };
     let remedy = match role {
         Role::Vip => "write the unicast address that clients connect to",

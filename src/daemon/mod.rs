@@ -8,7 +8,8 @@ mod ports;
 mod signals;
 mod sweeping;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,12 @@ use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::capabilities;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Family, Forward};
 use crate::datapath::pins::PinDir;
 use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
 use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
-use crate::state::{self, Desired, Source, World};
+use crate::state::{self, Desired, Health, Source, World};
 use ports::Ports;
 use signals::Signals;
 use sweeping::Sweeping;
@@ -97,10 +98,13 @@ struct Daemon {
     neighbours: Neighbours,
     signals: Signals,
     desired: Desired,
-    /// Backends that cannot be reached, with the reason that was logged.
-    unresolved: BTreeMap<Target, String>,
+    /// Addresses of backends that cannot be used, with the reasons that were logged.
+    faults: Faults,
     exhausted: Watch,
 }
+
+/// Addresses of backends, with each reason why one there counts as down.
+type Faults = BTreeSet<(IpAddr, String)>;
 
 /// A counter whose growth is worth a warning.
 struct Watch {
@@ -112,16 +116,16 @@ impl Daemon {
     /// Everything that can fail does so here, before any packet is touched, but for attaching itself.
     fn start(file: &Path, config: Config) -> Result<Self, Error> {
         let mut neighbours = Neighbours::open()?;
-        let ports = Ports::find(&config.datapath.interfaces, &neighbours)?;
+        let ports = Ports::find(&config, &neighbours)?;
         let pins = PinDir::open(&config.datapath.pin_dir)?;
         let mut datapath = Datapath::load(&config.limits)?;
         datapath.pin(pins)?;
 
         neighbours.track(targets(&config));
         wait_for_answers(&mut neighbours, &targets(&config))?;
-        let mut unresolved = BTreeMap::new();
-        note_unresolved(&config, &neighbours, &ports, &mut unresolved);
         let desired = plan(&Desired::default(), &config, &neighbours, &ports)?;
+        let faults = faults(&config, &desired, &neighbours, &ports);
+        log_faults(&config, &Faults::new(), &faults);
         datapath.apply(&desired, &settings(&config))?;
 
         let modes = ports.attach_all(&mut datapath, config.datapath.xdp_mode)?;
@@ -148,7 +152,7 @@ impl Daemon {
             neighbours,
             signals,
             desired,
-            unresolved,
+            faults,
             exhausted: Watch {
                 seen: 0,
                 warned: None,
@@ -199,17 +203,8 @@ impl Daemon {
 
     /// The network has changed: interfaces, routes, neighbours.
     fn follow(&mut self) {
-        self.ports.follow(
-            &self.neighbours,
-            &mut self.datapath,
-            self.config.datapath.xdp_mode,
-        );
-        note_unresolved(
-            &self.config,
-            &self.neighbours,
-            &self.ports,
-            &mut self.unresolved,
-        );
+        self.ports
+            .follow(&self.config, &self.neighbours, &mut self.datapath);
         let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports);
         match next.and_then(|next| self.put_in_force(next)) {
             Ok(()) => {}
@@ -217,6 +212,9 @@ impl Daemon {
                 error!("the network has changed, and the datapath could not follow: {error}")
             }
         }
+        let faults = faults(&self.config, &self.desired, &self.neighbours, &self.ports);
+        log_faults(&self.config, &self.faults, &faults);
+        self.faults = faults;
     }
 
     /// Writes a plan, and the one after it if ids had to be freed first.
@@ -277,12 +275,8 @@ impl Daemon {
 
         // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
         let former_ports = self.ports.names();
-        self.ports.add(
-            &config.datapath.interfaces,
-            &self.neighbours,
-            &mut self.datapath,
-            config.datapath.xdp_mode,
-        )?;
+        self.ports
+            .add(&config, &self.neighbours, &mut self.datapath)?;
         let former = std::mem::replace(&mut self.config, config);
         if let Err(error) = self.adopt(&former) {
             self.config = former;
@@ -386,30 +380,55 @@ fn wait_for_answers(neighbours: &mut Neighbours, targets: &BTreeSet<Target>) -> 
     }
 }
 
-/// Logs what has become unreachable or reachable since the last time.
-fn note_unresolved(
-    config: &Config,
-    neighbours: &Neighbours,
-    ports: &Ports,
-    known: &mut BTreeMap<Target, String>,
-) {
-    let wanted = targets(config);
-    let mut current = BTreeMap::new();
-    for target in &wanted {
-        if let Err(reason) = ports.hop(neighbours, target) {
-            if known.get(target).is_none_or(|before| *before != reason) {
-                warn!("backend {} counts as down: {reason}", target.address);
-            }
-            current.insert(target.clone(), reason);
-        }
+/// Why backends that the file may have up count as down.
+fn faults(config: &Config, desired: &Desired, neighbours: &Neighbours, ports: &Ports) -> Faults {
+    let unreachable = config.services.iter().flat_map(|service| {
+        service.backends.iter().filter_map(|backend| {
+            let obstacle = ports.obstacle(neighbours, service.forward, &target(backend))?;
+            Some((backend.address, obstacle))
+        })
+    });
+    let without_source = desired
+        .backends
+        .values()
+        .filter(|backend| backend.health == Health::NoSource)
+        .map(|backend| {
+            let (address, forward) = (backend.address, backend.forward);
+            (address, no_source(forward, Family::of(address)))
+        });
+    unreachable.chain(without_source).collect()
+}
+
+fn no_source(forward: Forward, family: Family) -> String {
+    let keys = if forward.is_tunnel() {
+        "tunnel.source or datapath.addresses"
+    } else {
+        "datapath.addresses"
+    };
+    format!(
+        "{forward} has no {family} address of this host to send from; write one into {keys}, or give \
+         one to an interface of datapath.interfaces"
+    )
+}
+
+/// Logs what has become unusable or usable since the last time.
+fn log_faults(config: &Config, known: &Faults, current: &Faults) {
+    for (address, reason) in current.difference(known) {
+        warn!("backend {address} counts as down: {reason}");
     }
-    for target in wanted
+    let current: BTreeSet<IpAddr> = current.iter().map(|(address, _)| *address).collect();
+    let configured: BTreeSet<IpAddr> = targets(config)
         .iter()
-        .filter(|target| known.contains_key(target) && !current.contains_key(target))
-    {
-        info!("backend {} is resolved", target.address);
+        .map(|target| target.address)
+        .collect();
+    let mended: BTreeSet<IpAddr> = known
+        .iter()
+        .map(|(address, _)| *address)
+        .filter(|address| configured.contains(address) && !current.contains(address))
+        .collect();
+    for address in mended {
+        info!("backend {address} is resolved");
     }
-    *known = current;
 }
 
 fn plan(
@@ -443,6 +462,7 @@ fn settings(config: &Config) -> Settings {
         timeouts: config.timeouts,
         unknown_port: config.datapath.unknown_port,
         hash_seed: config.datapath.hash_seed,
+        gue_port: config.tunnel.gue_port,
         nat_ports: ports::nat_ports(),
     }
 }

@@ -1,13 +1,14 @@
-//! The interfaces of the file and the slots that the datapath knows them by.
+//! The interfaces of the file, the slots that the datapath knows them by, and what leads out of them.
 //!
 //! An interface keeps its slot for as long as it is in the file, also while it is gone from the system.
 
 use std::fs;
+use std::net::IpAddr;
 
 use log::{info, warn};
 
 use super::Error;
-use crate::config::{XdpMode, INTERFACE_LIMIT};
+use crate::config::{Config, Forward, XdpMode, INTERFACE_LIMIT};
 use crate::datapath::{Datapath, Interface, Mode};
 use crate::neighbours::{Link, Neighbours, Resolution, Target};
 use crate::state::Hop;
@@ -27,10 +28,12 @@ impl Ports {
     ///
     /// # Errors
     /// When one does not exist, or is of a kind that cannot carry Ethernet frames.
-    pub fn find(names: &[String], neighbours: &Neighbours) -> Result<Self, Error> {
-        let slots = names
+    pub fn find(config: &Config, neighbours: &Neighbours) -> Result<Self, Error> {
+        let slots = config
+            .datapath
+            .interfaces
             .iter()
-            .map(|name| interface(name, neighbours).map(Some))
+            .map(|name| interface(name, config, neighbours).map(Some))
             .collect::<Result<_, _>>()?;
         Ok(Ports { slots })
     }
@@ -54,16 +57,16 @@ impl Ports {
     /// As [`Ports::find`] and [`Ports::attach_all`].
     pub fn add(
         &mut self,
-        names: &[String],
+        config: &Config,
         neighbours: &Neighbours,
         datapath: &mut Datapath,
-        mode: XdpMode,
     ) -> Result<(), Error> {
         let former = self.names();
-        for name in names.iter().filter(|name| !former.contains(name)) {
-            let added = interface(name, neighbours).and_then(|interface| {
+        let names = config.datapath.interfaces.iter();
+        for name in names.filter(|name| !former.contains(name)) {
+            let added = interface(name, config, neighbours).and_then(|interface| {
                 let port = self.free_slot()?;
-                let mode = datapath.attach(port, &interface, mode)?;
+                let mode = datapath.attach(port, &interface, config.datapath.xdp_mode)?;
                 info!("{name}: attached ({})", mode_name(mode));
                 self.slots[usize::from(port)] = Some(interface);
                 Ok(())
@@ -107,18 +110,45 @@ impl Ports {
     pub fn hop(&self, neighbours: &Neighbours, target: &Target) -> Result<Hop, String> {
         match neighbours.resolve(target) {
             Resolution::Unresolved { reason } => Err(reason),
-            Resolution::Resolved { mac, ifindex, .. } => {
+            Resolution::Resolved {
+                mac,
+                ifindex,
+                next_hop,
+            } => {
                 let port = self.slot(ifindex).ok_or_else(|| {
                     let name = neighbours.links().get(&ifindex).map_or("?", |link| &link.name);
                     format!("its route leaves by {name}, which is not in datapath.interfaces; add it there")
                 })?;
-                Ok(Hop { mac, port })
+                Ok(Hop {
+                    mac,
+                    port,
+                    // A MAC address from the file is the backend's own.
+                    on_link: next_hop == target.address || target.mac.is_some(),
+                })
             }
         }
     }
 
-    /// Follows links: new MAC addresses, and interfaces that went and came back under their name.
-    pub fn follow(&mut self, neighbours: &Neighbours, datapath: &mut Datapath, mode: XdpMode) {
+    /// Why packets of that mode cannot reach `target`, for the operator; `None` if they can.
+    pub fn obstacle(
+        &self,
+        neighbours: &Neighbours,
+        forward: Forward,
+        target: &Target,
+    ) -> Option<String> {
+        match (self.hop(neighbours, target), neighbours.resolve(target)) {
+            (Err(reason), _) | (Ok(_), Resolution::Unresolved { reason }) => Some(reason),
+            (Ok(hop), _) if hop.reaches(forward) => None,
+            (Ok(_), Resolution::Resolved { next_hop, .. }) => Some(format!(
+                "an {forward} backend must be on the same network as the balancer, its route goes by \
+                 way of {next_hop}; use ipip or gue"
+            )),
+        }
+    }
+
+    /// Follows links: new MAC addresses, MTUs and own addresses, and interfaces that went and came back
+    /// under their name.
+    pub fn follow(&mut self, config: &Config, neighbours: &Neighbours, datapath: &mut Datapath) {
         for (port, slot) in (0..).zip(&mut self.slots) {
             let Some(known) = slot else { continue };
             let Some(link) = neighbours.link_by_name(&known.name) else {
@@ -132,26 +162,32 @@ impl Ports {
                 }
                 continue;
             };
+            let found = of_link(link, config, neighbours);
             if link.index != known.ifindex {
-                let found = of_link(link);
                 datapath.detach(port);
                 known.ifindex = 0;
-                match datapath.attach(port, &found, mode) {
+                match datapath.attach(port, &found, config.datapath.xdp_mode) {
                     Ok(mode) => {
                         info!("{}: attached again ({})", found.name, mode_name(mode));
                         *known = found;
                     }
                     Err(error) => warn!("{error}"),
                 }
-            } else if link.mac != known.mac {
-                info!("{}: its MAC address is now {}", known.name, link.mac);
-                known.mac = link.mac;
-                datapath.set_interface_mac(port, link.mac);
+            } else if found != *known {
+                if found.mac != known.mac {
+                    info!("{}: its MAC address is now {}", found.name, found.mac);
+                }
+                if found.mtu != known.mtu {
+                    info!("{}: its MTU is now {}", found.name, found.mtu);
+                }
+                datapath.update_interface(port, &found);
+                *known = found;
             }
         }
     }
 
-    fn taken(&self) -> impl Iterator<Item = (u16, &Interface)> {
+    /// Those that have a slot, with it.
+    pub fn taken(&self) -> impl Iterator<Item = (u16, &Interface)> {
         (0..)
             .zip(&self.slots)
             .filter_map(|(port, slot)| Some((port, slot.as_ref()?)))
@@ -175,7 +211,7 @@ impl Ports {
     }
 }
 
-fn interface(name: &str, neighbours: &Neighbours) -> Result<Interface, Error> {
+fn interface(name: &str, config: &Config, neighbours: &Neighbours) -> Result<Interface, Error> {
     let link = neighbours.link_by_name(name).ok_or_else(|| {
         let others: Vec<&str> = neighbours
             .links()
@@ -193,14 +229,34 @@ fn interface(name: &str, neighbours: &Neighbours) -> Result<Interface, Error> {
             "{name} does not carry Ethernet frames; name the device below it"
         )));
     }
-    Ok(of_link(link))
+    Ok(of_link(link, config, neighbours))
 }
 
-fn of_link(link: &Link) -> Interface {
+fn of_link(link: &Link, config: &Config, neighbours: &Neighbours) -> Interface {
+    let is_vip = |address: &IpAddr| {
+        let mut services = config.services.iter();
+        services.any(|service| service.vips.contains(address))
+    };
+    let mut own: Vec<IpAddr> = neighbours
+        .addresses()
+        .filter(|(ifindex, _)| *ifindex == link.index)
+        .map(|(_, address)| address)
+        .collect();
+    // What goes to a VIP may come to another instance.
+    own.sort_by_cached_key(is_vip);
     Interface {
         ifindex: link.index,
         name: link.name.clone(),
         mac: link.mac,
+        mtu: link.mtu,
+        ipv4: own.iter().find_map(|address| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        }),
+        ipv6: own.iter().find_map(|address| match address {
+            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V4(_) => None,
+        }),
     }
 }
 

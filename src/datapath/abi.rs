@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::skeleton::types::{
     backend, backend_health, backend_state, claim4, claim6, clock_reading, conn, conn4, conn6,
-    conn_flag, conn_state, counter, filter, flow4, flow6, forward_mode, hash_by, hop, interface,
-    nat_source, reason, service, settings, slots, traffic, unknown_port, vip, vip_key, xdplb_limit,
+    conn_flag, conn_state, counter, echo, filter, flow4, flow6, forward_mode, hash_by, hop,
+    interface, nat_source, reason, refusal, service, settings, slots, traffic, vip, vip_key,
+    xdplb_limit,
 };
 
 /// Marks types without padding, references or invalid bit patterns, of the size that the maps have.
@@ -24,12 +25,12 @@ macro_rules! plain {
 }
 
 plain! {
-    settings: 80,
+    settings: 88,
     filter: 8192,
     vip_key: 24,
-    vip: 4,
+    vip: 8,
     service: 88,
-    backend: 112,
+    backend: 136,
     nat_source: 16,
     slots: 8,
     flow4: 16,
@@ -38,7 +39,7 @@ plain! {
     conn6: 72,
     claim4: 24,
     claim6: 48,
-    interface: 32,
+    interface: 56,
     traffic: 40,
     counter: 8,
     clock_reading: 16,

@@ -14,9 +14,9 @@ use libbpf_rs::{MapCore, MapFlags};
 use super::abi::{self, address_of, bytes_of, from_bytes, name_to, region, region_parts, words_of};
 use super::clock::Clock;
 use super::{Datapath, Error, Tables};
-use crate::config::{AdminState, Forward, HashBy, Protocol, Timeouts, UnknownPort};
+use crate::config::{AdminState, Forward, HashBy, Protocol, Refusal, Timeouts};
 use crate::state::ports::PortPrefix;
-use crate::state::{self, filter, Desired, Health, Vip, NAT_SOURCE_LIMIT};
+use crate::state::{self, filter, Desired, Echo, Health, Vip, NAT_SOURCE_LIMIT};
 
 /// What a file says that goes to the datapath as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +24,13 @@ pub struct Settings {
     /// `[timeouts]`
     pub timeouts: Timeouts,
     /// `datapath.unknown_port`
-    pub unknown_port: UnknownPort,
+    pub unknown_port: Refusal,
     /// `datapath.hash_seed`
     pub hash_seed: u64,
     /// Source ports of full-nat, inclusive: none that the host itself uses for outgoing connections.
     pub nat_ports: (u16, u16),
+    /// `tunnel.gue_port`
+    pub gue_port: u16,
 }
 
 /// Bits of a key of `vips` before the port: address, protocol, padding.
@@ -67,7 +69,7 @@ impl Datapath {
         for (&id, service) in &desired.services {
             tables.write_service(id, service)?;
         }
-        self.write_vips(&desired.vips)?;
+        self.write_vips(desired)?;
         let tables = &mut self.tables;
         for (&id, backend) in desired
             .backends
@@ -109,21 +111,20 @@ impl Datapath {
             timeout,
             // A quarter of the shortest timeout at most, or an entry could look idle that is not.
             refresh: (clock.hz / REFRESHES_A_SECOND).min(shortest / 4).max(1),
-            unknown_port: match settings.unknown_port {
-                UnknownPort::Pass => abi::unknown_port::UNKNOWN_PORT_PASS.0,
-                UnknownPort::Drop => abi::unknown_port::UNKNOWN_PORT_DROP.0,
-            },
+            unknown_port: refusal(settings.unknown_port).0,
             nat_port_first: settings.nat_ports.0,
             nat_port_last: settings.nat_ports.1,
             hz: clock.hz,
             clock_jiffies: clock.jiffies,
             clock_monotonic: clock.monotonic,
+            gue_port: settings.gue_port.to_be(),
+            pad: [0; 3],
         };
         self.tables.settings.set(0, &value);
     }
 
     /// The trie has no whole to swap: what is new or changed goes in first, then what is gone goes out.
-    fn write_vips(&mut self, vips: &BTreeMap<Vip, Option<u32>>) -> Result<(), Error> {
+    fn write_vips(&mut self, desired: &Desired) -> Result<(), Error> {
         let map = &self.skeleton.maps.vips;
         let failed = |action| {
             move |error: libbpf_rs::Error| Error::Map {
@@ -137,10 +138,17 @@ impl Datapath {
             let value = map.lookup(&key, MapFlags::ANY).map_err(failed("read"))?;
             live.insert(key, value);
         }
-        for (vip, service) in vips {
+        for (vip, service) in &desired.vips {
             let key = bytes_of(&vip_key(vip)).to_vec();
             let value = abi::vip {
                 service: service.unwrap_or(abi::xdplb_limit::NO_SERVICE.0),
+                echo: match vip.ports {
+                    None => desired
+                        .echoes
+                        .get(&vip.address)
+                        .map_or(0, |echo| echo_of(*echo).0),
+                    Some(_) => 0,
+                },
             };
             if live.remove(&key).flatten().as_deref() != Some(bytes_of(&value)) {
                 map.update(&key, bytes_of(&value), MapFlags::ANY)
@@ -263,6 +271,11 @@ impl Tables {
             }
             .0 as u8,
             sources: region(sources + backend.sources.first, backend.sources.count),
+            source: backend
+                .outer
+                .map_or([0; 4], |outer| words_of(outer.address())),
+            source_mask: backend.outer.map_or(0, |outer| outer.low_bits().to_be()),
+            on_link: backend.hop.is_some_and(|hop| hop.on_link).into(),
             name: name_to(&backend.name),
         };
         let live = self.backends.get(id).unwrap_or_default();
@@ -280,6 +293,15 @@ impl Tables {
             let generation = std::mem::take(&mut value.generation);
             self.backends.set(id, &value);
             value.generation = generation;
+        } else if live.source != value.source {
+            // Bits from the flow belong to the prefix that they were cut for.
+            self.backends.set(
+                id,
+                &abi::backend {
+                    source_mask: 0,
+                    ..live
+                },
+            );
         }
         self.backends.set(id, &value);
         if same {
@@ -301,7 +323,7 @@ impl Tables {
             .0,
             forward: forward_mode(service.forward).0,
             family: u32::from(service.family.number()),
-            pad: 0,
+            no_backend: refusal(service.no_backend).0,
             name: name_to(&service.name),
         };
         if !self.holds_table(live.table, &service.table) {
@@ -397,6 +419,25 @@ fn forward_mode(forward: Forward) -> abi::forward_mode {
     match forward {
         Forward::Nat => abi::forward_mode::FORWARD_NAT,
         Forward::FullNat => abi::forward_mode::FORWARD_FULL_NAT,
+        Forward::L2 => abi::forward_mode::FORWARD_L2,
+        Forward::Ipip => abi::forward_mode::FORWARD_IPIP,
+        Forward::Gue => abi::forward_mode::FORWARD_GUE,
+    }
+}
+
+fn refusal(refusal: Refusal) -> abi::refusal {
+    match refusal {
+        Refusal::Pass => abi::refusal::REFUSAL_PASS,
+        Refusal::Drop => abi::refusal::REFUSAL_DROP,
+        Refusal::Reject => abi::refusal::REFUSAL_REJECT,
+    }
+}
+
+fn echo_of(echo: Echo) -> abi::echo {
+    match echo {
+        Echo::Pass => abi::echo::ECHO_PASS,
+        Echo::Answer => abi::echo::ECHO_ANSWER,
+        Echo::Drop => abi::echo::ECHO_DROP,
     }
 }
 

@@ -2,6 +2,7 @@
 //! interfaces by.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use libbpf_rs::query::ProgInfoIter;
@@ -31,6 +32,31 @@ pub struct Interface {
     pub name: String,
     /// Source address of the frames that leave by it.
     pub mac: MacAddress,
+    /// Bytes of the largest IP packet.
+    pub mtu: u32,
+    /// An address of ours there, for ICMP errors to come from.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Likewise.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Interface {
+    fn element(&self) -> abi::interface {
+        abi::interface {
+            mac: self.mac.0,
+            pad: 0,
+            ifindex: self.ifindex,
+            mtu: self.mtu,
+            address4: self
+                .ipv4
+                .map_or(0, |address| abi::words_of(address.into())[3]),
+            pad2: 0,
+            address6: self
+                .ipv6
+                .map_or([0; 4], |address| abi::words_of(address.into())),
+            name: abi::name_to(&self.name),
+        }
+    }
 }
 
 /// XDP on one interface; dropping it detaches.
@@ -81,24 +107,17 @@ impl Datapath {
         };
         update(&maps.tx_ports, &key, &ifindex)?;
         update(&maps.port_index, &ifindex, &key)?;
-        let value = abi::interface {
-            mac: interface.mac.0,
-            pad: 0,
-            ifindex: interface.ifindex,
-            name: abi::name_to(&interface.name),
-        };
-        self.tables.interfaces.set(u32::from(port), &value);
+        self.update_interface(port, interface);
         Ok(())
     }
 
-    /// Follows a change of the interface's own MAC address.
-    pub fn set_interface_mac(&mut self, port: u16, mac: MacAddress) {
-        if let Some(mut value) = self.tables.interfaces.get(u32::from(port)) {
-            value.mac = mac.0;
-            self.tables.interfaces.set(u32::from(port), &value);
-        }
+    /// Follows a change of what the interface in slot `port` has: MAC address, MTU, addresses. Its index
+    /// is what it was.
+    pub fn update_interface(&mut self, port: u16, interface: &Interface) {
+        let tables = &mut self.tables;
+        tables.interfaces.set(u32::from(port), &interface.element());
         if let Some(attached) = self.attached.get_mut(&port) {
-            attached.interface.mac = mac;
+            attached.interface = interface.clone();
         }
     }
 

@@ -12,7 +12,7 @@ use libbpf_rs::{MapCore, MapHandle};
 use nix::errno::Errno;
 use plain::Plain;
 
-use super::abi::{self, address_of, conn_flag, from_bytes, ipv4_of, Flow};
+use super::abi::{self, address_of, conn_flag, forward_mode, from_bytes, ipv4_of, Flow};
 use super::Error;
 
 /// Enough that the calls cost little beside the copying; a bucket of the hash must fit.
@@ -33,6 +33,8 @@ pub struct Entry {
     pub state: u8,
     /// `enum conn_flag`
     pub flags: u8,
+    /// `enum forward_mode`
+    pub forward: u8,
     /// Jiffies, the low 32 bits.
     pub last_seen: u32,
 }
@@ -45,7 +47,7 @@ impl Entry {
 
     /// Whether its source is translated too.
     pub fn is_full_nat(&self) -> bool {
-        self.has(conn_flag::CONN_FULL_NAT)
+        u32::from(self.forward) == forward_mode::FORWARD_FULL_NAT.0
     }
 
     /// The connection as its client sees it: the key of the client's direction.
@@ -98,6 +100,7 @@ fn entry(flow: Flow, conn: abi::conn, source: (IpAddr, u16), destination: (IpAdd
         generation: conn.generation,
         state: conn.state,
         flags: conn.flags,
+        forward: conn.forward,
         last_seen: conn.last_seen,
     }
 }

@@ -15,7 +15,7 @@ use nix::sys::statfs::{statfs, BPF_FS_MAGIC};
 use super::Error;
 
 /// Every map that is pinned, under its own name.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 20] = [
     "settings",
     "filter",
     "vips",
@@ -34,6 +34,8 @@ pub const NAMES: [&str; 18] = [
     "tx_ports",
     "traffic",
     "counters",
+    "fragments",
+    "answers",
 ];
 
 /// Whether a file of that name in a pin directory is one of ours.

@@ -7,6 +7,8 @@ pub enum Verdict {
     Drop,
     /// Left to the host's stack.
     Pass,
+    /// Answered with an ICMP message or a TCP reset.
+    Answer,
 }
 
 /// One entry of the list.

@@ -139,7 +139,7 @@ impl View {
             else {
                 continue;
             };
-            if let (Some((vip, Some((protocol, ports)))), Some(abi::vip { service })) =
+            if let (Some((vip, Some((protocol, ports)))), Some(abi::vip { service, .. })) =
                 (vip_of(&key), from_bytes(&value))
             {
                 prefixes
@@ -327,10 +327,12 @@ pub(super) fn read_counter(map: &impl MapCore, index: u32) -> Result<u64, Error>
 }
 
 fn forward_of(value: u32) -> Forward {
-    if value == forward_mode::FORWARD_FULL_NAT.0 {
-        Forward::FullNat
-    } else {
-        Forward::Nat
+    match forward_mode(value) {
+        forward_mode::FORWARD_FULL_NAT => Forward::FullNat,
+        forward_mode::FORWARD_L2 => Forward::L2,
+        forward_mode::FORWARD_IPIP => Forward::Ipip,
+        forward_mode::FORWARD_GUE => Forward::Gue,
+        _ => Forward::Nat,
     }
 }
 

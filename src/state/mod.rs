@@ -1,7 +1,6 @@
 //! The desired state: what the datapath's maps are to hold, as plain values.
 //!
-//! Owns ids, generations, Maglev tables, port prefixes, the full-nat source pool and the address
-//! filter, worked out by [`plan()`] from the configuration, the plan before and facts of the world.
+//! Owns ids, generations, Maglev tables, port prefixes, source addresses and the address filter, worked out by [`plan()`] from the configuration, the plan before and facts of the world.
 //! Touches neither the network nor the kernel nor libbpf: facts come in as values, and comparing the
 //! result with the live maps is the datapath's part.
 
@@ -10,12 +9,13 @@ pub mod maglev;
 mod plan;
 pub mod ports;
 pub mod regions;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{self, AdminState, Forward, HashBy, MacAddress, Protocol};
+use crate::config::{self, AdminState, Forward, HashBy, MacAddress, Prefix, Protocol, Refusal};
 
 pub use crate::config::Family;
 
@@ -29,7 +29,7 @@ pub const NAT_SOURCE_LIMIT: usize = 4096;
 pub struct World<'a> {
     /// The next hop towards a backend. `None`: unresolved.
     pub hop: &'a dyn Fn(&config::Backend) -> Option<Hop>,
-    /// The interfaces' own addresses, from which full-nat sends when `datapath.addresses` is empty.
+    /// The interfaces' own addresses, from which full-nat and tunnels send when the file names none.
     pub sources: &'a [Source],
 }
 
@@ -40,6 +40,16 @@ pub struct Hop {
     pub mac: MacAddress,
     /// Slot of the interface that it leaves by.
     pub port: u16,
+    /// Whether the frame comes to the backend itself, not to a router before it.
+    pub on_link: bool,
+}
+
+impl Hop {
+    /// Whether packets can reach the backend this way: without a header for the way there, a router
+    /// would send them to where their destination says, which is back here.
+    pub fn reaches(self, forward: Forward) -> bool {
+        self.on_link || forward != Forward::L2
+    }
 }
 
 /// An address of one of our interfaces.
@@ -61,6 +71,8 @@ pub struct Desired {
     pub backends: BTreeMap<u32, Backend>,
     /// The service of each VIP and port prefix; `None` for a VIP by itself.
     pub vips: BTreeMap<Vip, Option<u32>>,
+    /// What becomes of a ping, for each VIP.
+    pub echoes: BTreeMap<IpAddr, Echo>,
     /// The full-nat source pool, by position. Empty when no service is full-nat.
     pub nat_sources: Vec<IpAddr>,
     /// The address filter: VIPs and backends.
@@ -81,12 +93,14 @@ pub struct Desired {
 pub struct Service {
     /// As in the file; both families of a service have the same.
     pub name: String,
-    /// Of its VIPs and backends.
+    /// Of its VIPs; of its backends too, but with a tunnel.
     pub family: Family,
     /// How packets reach the backends.
     pub forward: Forward,
     /// What the slot is chosen by.
     pub hash: HashBy,
+    /// What becomes of new connections while the table is empty.
+    pub no_backend: Refusal,
     /// The Maglev table: the id of a backend in each slot. Empty: no backend takes new connections.
     /// The same allocation as in the plan before when nothing that it depends on has changed.
     pub table: Arc<[u32]>,
@@ -120,6 +134,8 @@ pub struct Backend {
     pub usable: bool,
     /// Full-nat: where in the source pool it may send from.
     pub sources: SourceRange,
+    /// Tunnels: the source of the outer header.
+    pub outer: Option<Prefix>,
 }
 
 /// Whether a backend could be used, apart from what the operator wants.
@@ -129,8 +145,19 @@ pub enum Health {
     Up,
     /// No route to it, or no neighbour answers.
     Unresolved,
-    /// Full-nat, but no address of its family to send from.
+    /// Full-nat or a tunnel, but no address of its family to send from.
     NoSource,
+}
+
+/// What becomes of a ping for a VIP, `enum echo` of xdp_lb.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Echo {
+    /// To the host's stack, whatever the backends.
+    Pass,
+    /// Answered: a backend of the VIP can be chosen.
+    Answer,
+    /// Dropped: none can.
+    Drop,
 }
 
 /// A slice of [`Desired::nat_sources`].
@@ -157,6 +184,7 @@ impl Default for Desired {
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
             vips: BTreeMap::new(),
+            echoes: BTreeMap::new(),
             nat_sources: Vec::new(),
             filter: filter::words([]),
             seed: 0,

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::maglev::{self, Candidate};
+use super::sources::Sources;
 use super::NAT_SOURCE_LIMIT;
 use super::{
-    filter, ports, Backend, Desired, Family, Health, Service, Source, SourceRange, Vip, World,
+    filter, ports, Backend, Desired, Echo, Family, Health, Hop, Service, SourceRange, Vip, World,
 };
 use crate::config::{self, AdminState, Config, Forward};
 
@@ -32,7 +33,7 @@ pub enum PlanError {
     },
     /// More backends than the maps have room for.
     #[error(
-        "{needed} backends, summed over the services, are more than limits.backends = {limit}: \
+        "{needed} backends, counting one that serves VIPs of both address families twice, are more than limits.backends = {limit}: \
          raise limits.backends to {needed} or more"
     )]
     Backends {
@@ -74,11 +75,11 @@ pub enum PlanError {
 pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<Desired, PlanError> {
     let halves = halves(config);
     check_limits(config, &halves)?;
-    let sources = SourcePool::new(config, world.sources)?;
+    let sources = Sources::new(config, world.sources)?;
     let ids = service_ids(previous, &halves, config.limits.services);
 
     let mut next = Desired {
-        nat_sources: sources.addresses(),
+        nat_sources: sources.pool(),
         seed: config.datapath.hash_seed,
         next_generation: previous.next_generation,
         ..Desired::default()
@@ -117,11 +118,13 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
             family: half.family,
             forward: half.service.forward,
             hash: half.service.hash,
+            no_backend: half.service.no_backend,
             table: Arc::default(),
         };
         next.services.insert(id, service);
     }
     fill_tables(previous, &mut next);
+    next.echoes = echoes(&next, config.datapath.icmp_echo);
     next.filter = filter::words(
         next.vips
             .keys()
@@ -147,11 +150,7 @@ impl<'a> Half<'a> {
     }
 
     fn backends(&self) -> impl Iterator<Item = &'a config::Backend> {
-        let family = self.family;
-        self.service
-            .backends
-            .iter()
-            .filter(move |backend| Family::of(backend.address) == family)
+        self.service.backends_for(self.family)
     }
 
     /// Each VIP with each protocol and port prefix.
@@ -276,7 +275,7 @@ impl<'a> BackendPlanner<'a> {
         forward: Forward,
         backend: &config::Backend,
         world: &World<'_>,
-        sources: &SourcePool,
+        sources: &Sources,
     ) {
         let known = self.known.remove(&(service, backend.address, backend.port));
         let (id, generation) = match known.filter(|(_, before)| before.forward == forward) {
@@ -292,15 +291,24 @@ impl<'a> BackendPlanner<'a> {
                 (id, generation)
             }
         };
-        let hop = (world.hop)(backend);
-        let range = match (forward, hop) {
-            (Forward::FullNat, Some(hop)) => sources.range(Family::of(backend.address), hop.port),
+        let hop = (world.hop)(backend).filter(|hop| hop.reaches(forward));
+        let family = Family::of(backend.address);
+        let range = match hop {
+            Some(Hop { port, .. }) if forward == Forward::FullNat => sources.range(family, port),
             _ => SourceRange::default(),
         };
-        let health = match (forward, hop) {
-            (_, None) => Health::Unresolved,
-            (Forward::FullNat, Some(_)) if range.count == 0 => Health::NoSource,
-            _ => Health::Up,
+        let outer = hop
+            .filter(|_| forward.is_tunnel())
+            .and_then(|hop| sources.outer(family, hop.port));
+        let lacks_source = match forward {
+            Forward::FullNat => range.count == 0,
+            Forward::Ipip | Forward::Gue => outer.is_none(),
+            Forward::Nat | Forward::L2 => false,
+        };
+        let health = match hop {
+            None => Health::Unresolved,
+            Some(_) if lacks_source => Health::NoSource,
+            Some(_) => Health::Up,
         };
         let planned = Backend {
             service,
@@ -315,105 +323,10 @@ impl<'a> BackendPlanner<'a> {
             generation,
             usable: backend.state != AdminState::Down && health == Health::Up,
             sources: range,
+            outer,
         };
         next.backends.insert(id, planned);
     }
-}
-
-/// The full-nat source pool, in an order that has each set which a backend may need in one piece.
-struct SourcePool {
-    /// Sorted by family and interface slot.
-    entries: Vec<(Family, u16, IpAddr)>,
-    /// The addresses are the file's, for all interfaces alike.
-    listed: bool,
-}
-
-impl SourcePool {
-    fn new(config: &Config, own: &[Source]) -> Result<Self, PlanError> {
-        let listed = !config.datapath.addresses.is_empty();
-        let mut entries: Vec<(Family, u16, IpAddr)> = Vec::new();
-        if !config
-            .services
-            .iter()
-            .any(|service| service.forward == Forward::FullNat)
-        {
-            // Nothing sends from it: changes of addresses need not reach the map.
-        } else if listed {
-            entries.extend(
-                config
-                    .datapath
-                    .addresses
-                    .iter()
-                    .map(|&address| (Family::of(address), 0, address)),
-            );
-        } else {
-            // A VIP may be one of our addresses too, but replies to it would come to whichever instance
-            // its route leads to. Only a host that has no other address sends from it.
-            let vips: BTreeSet<&IpAddr> = config
-                .services
-                .iter()
-                .flat_map(|service| &service.vips)
-                .collect();
-            for family in Family::ALL {
-                let (shared, ours): (Vec<&Source>, Vec<&Source>) = own
-                    .iter()
-                    .filter(|source| {
-                        Family::of(source.address) == family && can_send_from(source.address)
-                    })
-                    .partition(|source| vips.contains(&source.address));
-                let usable = if ours.is_empty() { shared } else { ours };
-                entries.extend(
-                    usable
-                        .iter()
-                        .map(|source| (family, source.port, source.address)),
-                );
-            }
-        }
-        entries.sort_unstable();
-        entries.dedup();
-        if entries.len() > NAT_SOURCE_LIMIT {
-            return Err(PlanError::Sources {
-                count: entries.len(),
-            });
-        }
-        Ok(SourcePool { entries, listed })
-    }
-
-    fn addresses(&self) -> Vec<IpAddr> {
-        self.entries
-            .iter()
-            .map(|(_, _, address)| *address)
-            .collect()
-    }
-
-    /// What a backend behind the interface slot `port` may be sent to from: the listed addresses of its
-    /// family, or else that interface's own, or else those of all interfaces.
-    fn range(&self, family: Family, port: u16) -> SourceRange {
-        let between = |from: (Family, u16), to: (Family, u16)| {
-            let first = self
-                .entries
-                .partition_point(|(family, port, _)| (*family, *port) < from);
-            let end = self
-                .entries
-                .partition_point(|(family, port, _)| (*family, *port) <= to);
-            SourceRange {
-                first: first as u32,
-                count: (end - first) as u32,
-            }
-        };
-        let own = between((family, port), (family, port));
-        if self.listed || own.count == 0 {
-            between((family, 0), (family, u16::MAX))
-        } else {
-            own
-        }
-    }
-}
-
-/// Whether another machine could answer to this address of ours, wherever it is.
-fn can_send_from(address: IpAddr) -> bool {
-    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    !(link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
 /// Gives each service its table: that of the plan before where nothing it depends on has changed, since
@@ -434,6 +347,22 @@ fn fill_tables(previous: &Desired, next: &mut Desired) {
             None => maglev::table(&candidates, next.seed).into(),
         };
     }
+}
+
+/// A VIP answers while one of its services does.
+fn echoes(desired: &Desired, icmp_echo: bool) -> BTreeMap<IpAddr, Echo> {
+    let none = if icmp_echo { Echo::Drop } else { Echo::Pass };
+    let mut echoes: BTreeMap<IpAddr, Echo> =
+        desired.vips.keys().map(|vip| (vip.address, none)).collect();
+    let serving = desired.vips.iter().filter(|(_, service)| {
+        service
+            .and_then(|id| desired.services.get(&id))
+            .is_some_and(|service| !service.table.is_empty())
+    });
+    if icmp_echo {
+        echoes.extend(serving.map(|(vip, _)| (vip.address, Echo::Answer)));
+    }
+    echoes
 }
 
 /// The backends that take new connections, by service, in order of ids.

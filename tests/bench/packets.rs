@@ -109,6 +109,9 @@ fn main() -> Result<()> {
             ifindex,
             name: name.into(),
             mac: MacAddress(OUR_MAC),
+            mtu: 1500,
+            ipv4: None,
+            ipv6: None,
         };
         datapath.set_interface(port, &interface)?;
     }
@@ -116,6 +119,7 @@ fn main() -> Result<()> {
         Some(Hop {
             mac: MacAddress(BACKEND_MAC),
             port: OUT,
+            on_link: true,
         })
     };
     let desired = state::plan(
@@ -131,6 +135,7 @@ fn main() -> Result<()> {
         unknown_port: config.datapath.unknown_port,
         hash_seed: 0,
         nat_ports: (1024, 32767),
+        gue_port: config.tunnel.gue_port,
     };
     datapath.apply(&desired, &settings)?;
 

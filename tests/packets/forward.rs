@@ -12,6 +12,7 @@ use crate::harness::{
 };
 use libbpf_rs::MapCore;
 use xdplb::config::MacAddress;
+use xdplb::datapath::Interface;
 use xdplb::state::Hop;
 
 #[test]
@@ -364,6 +365,7 @@ fn on_one_interface_packets_go_back_out() {
         let hop = Hop {
             mac: backend_mac(address),
             port: BACKENDS,
+            on_link: true,
         };
         lab.hops.insert(address, Some(hop));
     }
@@ -390,6 +392,7 @@ fn backend_with_another_mac_address() {
         let hop = Hop {
             mac: moved,
             port: OTHER,
+            on_link: true,
         };
         lab.hops.insert(case.backend().ip(), Some(hop));
     }
@@ -419,7 +422,11 @@ fn own_mac_address_changes() {
     let mut lab = Lab::new(STANDARD);
     let dialogs: Vec<_> = cases::all().map(|case| case.establish(&lab)).collect();
     let ours = MacAddress([0x02, 0x1b, 0xff, 1, 2, 3]);
-    lab.datapath.set_interface_mac(BACKENDS, ours);
+    let interface = Interface {
+        mac: ours,
+        ..lab.interface(BACKENDS)
+    };
+    lab.datapath.update_interface(BACKENDS, &interface);
     for d in dialogs {
         let request = d.request(ACK);
         let sent = lab.send(CLIENTS, &request.bytes());

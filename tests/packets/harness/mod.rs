@@ -10,7 +10,7 @@ pub mod frame;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -44,6 +44,15 @@ pub const NAT_PORTS: (u16, u16) = (20000, 32767);
 /// Our own address on an interface.
 pub fn own_mac(slot: u16) -> MacAddress {
     MacAddress([0x02, 0x1b, 0, 0, 0, slot as u8])
+}
+
+/// Likewise, where ICMP errors come from.
+pub fn own_ipv4(slot: u16) -> Ipv4Addr {
+    Ipv4Addr::from([10, 0, 0, 200 + slot as u8])
+}
+
+pub fn own_ipv6(slot: u16) -> Ipv6Addr {
+    Ipv6Addr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0x200 + slot])
 }
 
 /// A backend's address on the wire, unless a test moves it.
@@ -137,13 +146,8 @@ impl Lab {
             panic!("these tests load XDP programs into the kernel: run them as root, on Linux 6.1 or newer with BPF: {error:#}")
         });
         for slot in [CLIENTS, BACKENDS, OTHER] {
-            let interface = Interface {
-                ifindex: ifindex[usize::from(slot)],
-                name: NAMES[usize::from(slot)].into(),
-                mac: own_mac(slot),
-            };
             datapath
-                .set_interface(slot, &interface)
+                .set_interface(slot, &interface(slot, &ifindex))
                 .expect("an interface's slot");
         }
         let mut lab = Lab {
@@ -151,9 +155,10 @@ impl Lab {
             desired: Desired::default(),
             settings: Settings {
                 timeouts: Timeouts::default(),
-                unknown_port: config::UnknownPort::Pass,
+                unknown_port: config::Refusal::Pass,
                 hash_seed: 0,
                 nat_ports: NAT_PORTS,
+                gue_port: 6080,
             },
             ifindex,
             hops: BTreeMap::new(),
@@ -161,6 +166,11 @@ impl Lab {
         };
         lab.reload(services);
         lab
+    }
+
+    /// The interface in `slot`, as the datapath knows it in the beginning.
+    pub fn interface(&self, slot: u16) -> Interface {
+        interface(slot, &self.ifindex)
     }
 
     /// Puts other services in force, as a reload of the file does.
@@ -174,6 +184,7 @@ impl Lab {
             .config;
         self.settings.unknown_port = config.datapath.unknown_port;
         self.settings.hash_seed = config.datapath.hash_seed;
+        self.settings.gue_port = config.tunnel.gue_port;
         let hop = |backend: &config::Backend| {
             self.hops
                 .get(&backend.address)
@@ -181,6 +192,7 @@ impl Lab {
                 .unwrap_or(Some(Hop {
                     mac: backend_mac(backend.address),
                     port: BACKENDS,
+                    on_link: true,
                 }))
         };
         let world = World {
@@ -457,6 +469,17 @@ fn entry(
         },
         is_reply: u32::from(conn.flags) & abi::conn_flag::CONN_REPLY.0 != 0,
         backend: conn.backend,
+    }
+}
+
+fn interface(slot: u16, ifindex: &[u32; NAMES.len()]) -> Interface {
+    Interface {
+        ifindex: ifindex[usize::from(slot)],
+        name: NAMES[usize::from(slot)].into(),
+        mac: own_mac(slot),
+        mtu: 1500,
+        ipv4: Some(own_ipv4(slot)),
+        ipv6: Some(own_ipv6(slot)),
     }
 }
 

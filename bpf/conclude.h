@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * conclude.h - the end of a packet that is not balanced: an answer to its sender, the host's stack,
+ * or nothing.
+ *
+ * Owns what may be left to the stack: not what the stack would send back by the way it came.
+ */
+#ifndef XDPLB_CONCLUDE_H
+#define XDPLB_CONCLUDE_H
+
+#include "answer.h"
+#include "count.h"
+#include "packet.h"
+#include "track.h"
+
+#define AF_INET	 2
+#define AF_INET6 10
+
+/* Packets for a VIP that the stack gets. */
+static const __u64 leaving_reasons = 1ULL << REASON_UNKNOWN_PORT_PASSED |
+				     1ULL << REASON_NO_BACKEND_PASSED |
+				     1ULL << REASON_OTHER_PROTOCOL | 1ULL << REASON_ICMP_UNRELATED;
+
+/* Parsing has refused the packet: if it is for a VIP that stands, else it is the stack's. */
+static __always_inline int refused_ipv4(const struct flow4 *flow, int reason)
+{
+	struct flow6 wide;
+
+	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
+		return reason;
+	widen_flow(flow, &wide);
+	return refuse(&wide, reason);
+}
+
+static __always_inline int refused_ipv6(const struct flow6 *flow, int reason)
+{
+	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
+		return reason;
+	return refuse(flow, reason);
+}
+
+/*
+ * A host that does not hold the VIP forwards the packet, and where its route is the one that the
+ * packet came by it would be here again at once, until its TTL is used up.
+ */
+__noinline int leave(struct xdp_md *ctx, int reason)
+{
+	struct work *w = array_at(scratch, 0);
+	struct bpf_fib_lookup route = {};
+	const struct facts *f;
+	long found;
+
+	if (!w)
+		return reason;
+	f = &w->facts;
+	route.ifindex = f->ingress;
+	route.l4_protocol = f->flow.protocol;
+	if (f->family == 4) {
+		route.family = AF_INET;
+		route.ipv4_src = f->flow.saddr[3];
+		route.ipv4_dst = f->flow.daddr[3];
+	} else {
+		route.family = AF_INET6;
+		__builtin_memcpy(route.ipv6_src, f->flow.saddr, sizeof(route.ipv6_src));
+		__builtin_memcpy(route.ipv6_dst, f->flow.daddr, sizeof(route.ipv6_dst));
+	}
+	found = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
+	if ((found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) &&
+	    route.ifindex == f->ingress)
+		return REASON_LOOP;
+	return reason;
+}
+
+/* The packet of `scratch` ends here, for `reason`. */
+static __always_inline int conclude(struct xdp_md *ctx, const struct packet *p, int reason)
+{
+	if (is_answer(reason) && reason != REASON_ECHO_ANSWERED)
+		reason = make_answer(ctx, reason);
+	else if (leaving_reasons >> reason & 1)
+		reason = leave(ctx, reason);
+	return finish(p, reason);
+}
+
+static __always_inline int conclude_ipv4(struct xdp_md *ctx, const struct packet *p,
+					 const struct flow4 *flow, int reason)
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (w) {
+		gather_facts(p, 4, &w->facts);
+		widen_flow(flow, &w->facts.flow);
+	}
+	return conclude(ctx, p, reason);
+}
+
+static __always_inline int conclude_ipv6(struct xdp_md *ctx, const struct packet *p,
+					 const struct flow6 *flow, int reason)
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (w) {
+		gather_facts(p, 6, &w->facts);
+		w->facts.flow = *flow;
+	}
+	return conclude(ctx, p, reason);
+}
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * work.h - what the stages off the established path hand to each other: the packet's facts, and
+ * the copies of entries that they work on. Too much for BPF's stack of 512 bytes.
+ */
+#ifndef XDPLB_WORK_H
+#define XDPLB_WORK_H
+
+#include "connection.h"
+#include "maps.h"
+#include "packet.h"
+
+/* How full-nat looks for a source; see nat.h. */
+struct port_search {
+	__u32 start;   /* from the flow's hash: where the search begins */
+	__u32 sources; /* slice of nat_sources: offset and size */
+	__u32 source_count;
+	__u32 first; /* of the range of ports */
+	__u32 size;
+	__u32 found;
+};
+
+/* One a CPU: XDP programs do not nest. */
+struct work {
+	struct facts facts;
+	struct conn6 c;	    /* the packet's own entry */
+	struct conn6 other; /* the other direction's */
+	struct flow6 other_flow;
+	struct conn4 narrow;
+	struct port_search search;
+	struct claim6 claim;
+	struct claim4 narrow_claim;
+	struct flow4 narrow_flow;
+	__u32 mtu;	     /* for an ICMP error: what would have fitted */
+	__u32 dont_fragment; /* DF is set */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct work);
+} scratch SEC(".maps");
+
+#endif
