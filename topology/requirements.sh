@@ -46,6 +46,8 @@ VM_REQUIREMENTS="
 	cpio                        cpio
 	depmod                      kmod
 	strip                       binutils
+	sysctl                      procps
+	xz                          xz-utils
 "
 
 # Debian keeps administrators' programs where a plain PATH may not look.
