@@ -268,7 +268,7 @@ static __noinline int send_error(struct xdp_md *ctx, const struct facts *f, __u3
  * Turns the packet in hand, which is described in `scratch`, into the answer that `reason` asks
  * for. Gives back the reason to count: the same one, or why there is no answer.
  */
-__noinline int make_answer(struct xdp_md *ctx, int reason)
+static __noinline int make_answer(struct xdp_md *ctx, int reason)
 {
 	struct work *w = array_at(scratch, 0);
 	const struct facts *f;

@@ -43,7 +43,7 @@ static __always_inline int refused_ipv6(const struct flow6 *flow, int reason)
  * A host that does not hold the VIP forwards the packet, and where its route is the one that the
  * packet came by it would be here again at once, until its TTL is used up.
  */
-__noinline int leave(struct xdp_md *ctx, int reason)
+static __noinline int leave(struct xdp_md *ctx, int reason)
 {
 	struct work *w = array_at(scratch, 0);
 	struct bpf_fib_lookup route = {};
@@ -71,14 +71,17 @@ __noinline int leave(struct xdp_md *ctx, int reason)
 	return reason;
 }
 
-/* The packet of `scratch` ends here, for `reason`. */
-static __always_inline int conclude(struct xdp_md *ctx, const struct packet *p, int reason)
+/* The packet of `scratch` ends here, for `reason`. Gives back the verdict. Not static: see track().
+ */
+__noinline int conclude(struct xdp_md *ctx, int reason)
 {
+	if (reason < 0 || reason >= NR_REASONS)
+		return XDP_ABORTED;
 	if (is_answer(reason) && reason != REASON_ECHO_ANSWERED)
 		reason = make_answer(ctx, reason);
 	else if (leaving_reasons >> reason & 1)
 		reason = leave(ctx, reason);
-	return finish(p, reason);
+	return finish(ctx->ingress_ifindex, reason);
 }
 
 static __always_inline int conclude_ipv4(struct xdp_md *ctx, const struct packet *p,
@@ -90,7 +93,7 @@ static __always_inline int conclude_ipv4(struct xdp_md *ctx, const struct packet
 		gather_facts(p, 4, &w->facts);
 		widen_flow(flow, &w->facts.flow);
 	}
-	return conclude(ctx, p, reason);
+	return conclude(ctx, reason);
 }
 
 static __always_inline int conclude_ipv6(struct xdp_md *ctx, const struct packet *p,
@@ -102,7 +105,7 @@ static __always_inline int conclude_ipv6(struct xdp_md *ctx, const struct packet
 		gather_facts(p, 6, &w->facts);
 		w->facts.flow = *flow;
 	}
-	return conclude(ctx, p, reason);
+	return conclude(ctx, reason);
 }
 
 #endif

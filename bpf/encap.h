@@ -82,7 +82,8 @@ static __always_inline int has_sum(const struct packet *p, __u32 l4_length)
 {
 	const struct udphdr *udp = p->l4;
 
-	if (p->kind != WHOLE_PACKET)
+	/* Parsing has looked, but Linux 6.1's verifier does not remember. */
+	if (p->kind != WHOLE_PACKET || (const void *)(udp + 1) > p->end)
 		return 0;
 	return p->protocol == IPPROTO_TCP || (udp->check && udp->len == bpf_htons(l4_length));
 }
@@ -92,7 +93,7 @@ static __always_inline int has_sum(const struct packet *p, __u32 l4_length)
  * right sums to zero, and so does an IPv4 header by itself. If the checksum is wrong, so is the
  * outer one, and the backend drops the packet as it would have done anyway.
  */
-static __always_inline void enter_ipv4(struct packet *p, struct inner *inner)
+static __always_inline void enter_ipv4(struct packet *p, struct inner *inner, int with_sum)
 {
 	struct iphdr *ip = p->l3;
 	__u32 l4_length = inner->length - ip->ihl * 4U;
@@ -106,12 +107,12 @@ static __always_inline void enter_ipv4(struct packet *p, struct inner *inner)
 				  ? (__u32)bpf_htons(IP_DONT_FRAGMENT) << 16
 				  : ip->id;
 	inner->sum = 0;
-	if (has_sum(p, l4_length))
+	if (with_sum && has_sum(p, l4_length))
 		inner->sum = (__u16)~csum_fold((__u64)ip->saddr + ip->daddr +
 					       bpf_htons(p->protocol) + bpf_htons(l4_length));
 }
 
-static __always_inline void enter_ipv6(struct packet *p, struct inner *inner)
+static __always_inline void enter_ipv6(struct packet *p, struct inner *inner, int with_sum)
 {
 	struct ipv6hdr *ip6 = p->l3;
 	const __u32 *words = p->l3;
@@ -123,8 +124,9 @@ static __always_inline void enter_ipv6(struct packet *p, struct inner *inner)
 	/* IPv6 is not fragmented on its way, and so is not what carries it (RFC 4213, 3.2.2). */
 	inner->fragment = (__u32)bpf_htons(IP_DONT_FRAGMENT) << 16;
 	inner->sum = 0;
-	/* The addresses stand in the header and in the pseudo-header, and cancel each other. */
-	if (p->l4 == p->l3 + sizeof(*ip6) && has_sum(p, l4_length)) {
+	/* Extension headers would have to be summed.
+	 * The addresses stand in the header and in the pseudo-header, and cancel each other. */
+	if (with_sum && ip6->nexthdr == p->protocol && has_sum(p, l4_length)) {
 		__u16 segment = ~csum_fold((__u64)bpf_htons(p->protocol) + bpf_htons(l4_length));
 
 		inner->sum = csum_fold((__u64)words[0] + words[1] + segment);
@@ -203,6 +205,7 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *p,
 	__u32 ethernet = p->l3 - p->data, tags = (ethernet - ETH_HLEN) & 15;
 	__u32 overhead = tunnel_overhead(c->forward, b->family);
 	struct inner inner = {.length = p->length - ethernet};
+	int with_sum = c->forward == FORWARD_GUE && b->family == 6;
 	struct tunnel t = {
 		.backend = b,
 		.saddr_last = b->source[3] | (entropy & b->source_mask),
@@ -214,9 +217,9 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *p,
 	if (!s)
 		return REASON_NO_BACKEND;
 	if (p->ethertype == bpf_htons(ETH_P_IP))
-		enter_ipv4(p, &inner);
+		enter_ipv4(p, &inner, with_sum);
 	else
-		enter_ipv6(p, &inner);
+		enter_ipv6(p, &inner, with_sum);
 	t.dport = s->gue_port;
 	t.protocol = c->forward == FORWARD_GUE ? IPPROTO_UDP : inner.protocol;
 	t.payload = inner.length + (c->forward == FORWARD_GUE ? sizeof(struct udphdr) : 0);

@@ -37,7 +37,7 @@ static __always_inline int transmit(struct packet *p, const struct conn *c,
 	if (out->ifindex != p->ingress) {
 		/* The kernel takes an interface out of the map when it goes, sooner than we do. */
 		if (unlikely(bpf_redirect_map(&tx_ports, hop >> 48, XDP_DROP) != XDP_REDIRECT))
-			return finish(p, REASON_NO_INTERFACE);
+			return finish(p->ingress, REASON_NO_INTERFACE);
 		count_forwarded(p, c);
 		return XDP_REDIRECT;
 	}

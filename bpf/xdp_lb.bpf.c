@@ -40,22 +40,23 @@ static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *fl
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return GO_ON;
 	reason = track_ipv4(p, flow, c);
-	*b = array_at(backends, (*c)->conn.backend);
+	if (reason == GO_ON)
+		*b = array_at(backends, (*c)->conn.backend);
 	return reason;
 }
 
 static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 {
 	struct flow4 flow = {};
-	struct conn4 *c;
+	struct conn4 *c = NULL;
 	const struct interface *out;
-	const struct backend *b;
+	const struct backend *b = NULL;
 	__u64 hop;
 	int reason;
 
 	reason = parse_ipv4(ctx, p, &flow);
 	if (reason == REASON_NOT_OURS)
-		return finish(p, reason);
+		return finish(p->ingress, reason);
 	if (unlikely(p->kind != WHOLE_PACKET))
 		reason = fragment_ipv4(p, &flow, reason);
 	if (unlikely(reason == IS_ICMP))
@@ -63,15 +64,15 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 	else if (likely(reason == GO_ON))
 		reason = connect_ipv4(p, &flow, &c, &b);
 	else
-		reason = refused_ipv4(&flow, reason);
+		return conclude_ipv4(ctx, p, &flow, refused_ipv4(&flow, reason));
 	if (unlikely(reason != GO_ON))
 		return conclude_ipv4(ctx, p, &flow, reason);
 	if (unlikely(!b))
-		return finish(p, REASON_NO_BACKEND);
+		return finish(p->ingress, REASON_NO_BACKEND);
 
 	out = next_hop(&c->conn, b, &hop);
 	if (unlikely(!out))
-		return finish(p, REASON_NO_INTERFACE);
+		return finish(p->ingress, REASON_NO_INTERFACE);
 	if (unlikely(p->ttl <= 1))
 		return conclude_ipv4(ctx, p, &flow, REASON_TTL_EXPIRED);
 	if (unlikely(!fits(p, &c->conn, b, out)))
@@ -84,7 +85,7 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 	} else {
 		reason = encapsulate(ctx, p, b, &c->conn, c->entropy);
 		if (unlikely(reason != GO_ON))
-			return finish(p, reason);
+			return finish(p->ingress, reason);
 	}
 	return transmit(p, &c->conn, out, hop);
 }
@@ -100,22 +101,23 @@ static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *fl
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return GO_ON;
 	reason = track_ipv6(p, flow, c);
-	*b = array_at(backends, (*c)->conn.backend);
+	if (reason == GO_ON)
+		*b = array_at(backends, (*c)->conn.backend);
 	return reason;
 }
 
 static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 {
 	struct flow6 flow = {};
-	struct conn6 *c;
+	struct conn6 *c = NULL;
 	const struct interface *out;
-	const struct backend *b;
+	const struct backend *b = NULL;
 	__u64 hop;
 	int reason;
 
 	reason = parse_ipv6(ctx, p, &flow);
 	if (reason == REASON_NOT_OURS)
-		return finish(p, reason);
+		return finish(p->ingress, reason);
 	if (unlikely(p->kind != WHOLE_PACKET))
 		reason = fragment_ipv6(p, &flow, reason);
 	if (unlikely(reason == IS_ICMP))
@@ -123,15 +125,15 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 	else if (likely(reason == GO_ON))
 		reason = connect_ipv6(p, &flow, &c, &b);
 	else
-		reason = refused_ipv6(&flow, reason);
+		return conclude_ipv6(ctx, p, &flow, refused_ipv6(&flow, reason));
 	if (unlikely(reason != GO_ON))
 		return conclude_ipv6(ctx, p, &flow, reason);
 	if (unlikely(!b))
-		return finish(p, REASON_NO_BACKEND);
+		return finish(p->ingress, REASON_NO_BACKEND);
 
 	out = next_hop(&c->conn, b, &hop);
 	if (unlikely(!out))
-		return finish(p, REASON_NO_INTERFACE);
+		return finish(p->ingress, REASON_NO_INTERFACE);
 	if (unlikely(p->ttl <= 1))
 		return conclude_ipv6(ctx, p, &flow, REASON_TTL_EXPIRED);
 	if (unlikely(!fits(p, &c->conn, b, out)))
@@ -144,7 +146,7 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 	} else {
 		reason = encapsulate(ctx, p, b, &c->conn, c->entropy);
 		if (unlikely(reason != GO_ON))
-			return finish(p, reason);
+			return finish(p->ingress, reason);
 	}
 	return transmit(p, &c->conn, out, hop);
 }
@@ -155,14 +157,14 @@ static __always_inline int balance(struct xdp_md *ctx)
 	int reason = parse_ethernet(ctx, &p);
 
 	if (reason != GO_ON)
-		return finish(&p, reason);
+		return finish(p.ingress, reason);
 	switch (p.ethertype) {
 	case bpf_htons(ETH_P_IP):
 		return balance_ipv4(ctx, &p);
 	case bpf_htons(ETH_P_IPV6):
 		return balance_ipv6(ctx, &p);
 	default:
-		return finish(&p, REASON_NOT_IP);
+		return finish(p.ingress, REASON_NOT_IP);
 	}
 }
 

@@ -11,5 +11,6 @@ pub mod config;
 pub mod daemon;
 pub mod datapath;
 pub mod logging;
+pub mod mtu;
 pub mod neighbours;
 pub mod state;

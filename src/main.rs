@@ -79,7 +79,8 @@ fn check(file: &std::path::Path, out: &mut impl io::Write, json: bool) -> Result
         status: WRONG,
         message: error.to_string(),
     })?;
-    match commands::check::print(&loaded.config, &loaded.warnings, out, json) {
+    let mtus = commands::check::mtus(&loaded.config.datapath.interfaces);
+    match commands::check::print(&loaded.config, &loaded.warnings, &mtus, out, json) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
             status: FAILED,
             message: format!("cannot print: {error}"),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use xdplb::config::{
-    self, AdminState, Config, Error, Forward, HashBy, Limits, Loaded, LogFormat, PortRange,
-    Protocol, Refusal, Timeouts, XdpMode,
+    self, AdminState, Config, Error, Forward, HashBy, Limits, Loaded, LogFormat, PortRange, Prefix,
+    Protocol, Refusal, Timeouts, Tunnel, XdpMode,
 };
 
 const FILE: &str = "lb.toml";
@@ -25,6 +25,7 @@ pin_dir = "/sys/fs/bpf/other"
 addresses = ["198.51.100.10", "2001:db8::10"]
 hash_seed = 7
 unknown_port = "drop"
+icmp_echo = false
 
 [limits]
 services = 10
@@ -72,6 +73,19 @@ protocol = "udp"
 port = "any"
 hash = "source-ip-port"
 backend = [{ address = "10.0.5.2" }]
+
+[tunnel]
+source = ["172.16.0.0/16", "2001:db8::10"]
+gue_port = 6081
+
+[[service]]
+name = "direct"
+vip = "203.0.113.12"
+protocol = "tcp"
+port = 80
+forward = "gue"
+no_backend = "reject"
+backend = [{ address = "10.0.5.2" }, { address = "2001:db8:5::2" }]
 
 [log]
 level = "trace"
@@ -164,6 +178,10 @@ fn defaults() {
     assert_eq!(config.datapath.addresses, [] as [IpAddr; 0]);
     assert_eq!(config.datapath.hash_seed, 0);
     assert_eq!(config.datapath.unknown_port, Refusal::Pass);
+    assert!(config.datapath.icmp_echo);
+    assert_eq!(config.tunnel, Tunnel::default());
+    assert_eq!(config.tunnel.gue_port, 6080);
+    assert!(config.tunnel.source.is_empty());
     let limits = Limits {
         services: 4096,
         backends: 16384,
@@ -183,6 +201,7 @@ fn defaults() {
     let service = &config.services[0];
     assert_eq!(service.forward, Forward::Nat);
     assert_eq!(service.hash, HashBy::FiveTuple);
+    assert_eq!(service.no_backend, Refusal::Drop);
     let backend = &service.backends[0];
     assert_eq!(backend.name, "10.0.5.2");
     assert_eq!(backend.port, None);
@@ -200,6 +219,10 @@ fn every_key() {
     assert_eq!(config.datapath.addresses.len(), 2);
     assert_eq!(config.datapath.hash_seed, 7);
     assert_eq!(config.datapath.unknown_port, Refusal::Drop);
+    assert!(!config.datapath.icmp_echo);
+    let sources: Vec<_> = config.tunnel.source.iter().map(Prefix::to_string).collect();
+    assert_eq!(sources, ["172.16.0.0/16", "2001:db8::10"]);
+    assert_eq!(config.tunnel.gue_port, 6081);
     let limits = Limits {
         services: 10,
         backends: 20,
@@ -214,9 +237,12 @@ fn every_key() {
     assert_eq!(config.log.level, log::LevelFilter::Trace);
     assert_eq!(config.log.format, LogFormat::Json);
 
-    let [web, any] = config.services.as_slice() else {
-        panic!("two services")
+    let [web, any, direct] = config.services.as_slice() else {
+        panic!("three services")
     };
+    assert_eq!(direct.forward, Forward::Gue);
+    assert_eq!(direct.no_backend, Refusal::Reject);
+    assert_eq!(direct.backends.len(), 2);
     assert_eq!(web.vips.len(), 2);
     assert_eq!(web.protocols, [Protocol::Tcp, Protocol::Udp]);
     let ranges = [(80, 80), (443, 443), (8000, 8010)];
@@ -261,8 +287,17 @@ fn the_remaining_values() {
         ("xdp_mode", "auto"),
         ("xdp_mode", "generic"),
         ("unknown_port", "pass"),
+        ("unknown_port", "reject"),
     ] {
         valid(&format!("{DATAPATH}{key} = \"{value}\"\n"));
+    }
+    for (key, value) in [
+        ("forward", "l2"),
+        ("forward", "ipip"),
+        ("no_backend", "drop"),
+        ("no_backend", "pass"),
+    ] {
+        valid(&with_port(&format!("port = 80\n{key} = \"{value}\"")));
     }
     for level in ["error", "warn", "info", "debug", "trace"] {
         valid(&format!(
@@ -845,6 +880,139 @@ fn backend_values() {
     ]));
 }
 
+/// A service with VIPs of these families and that forward, with the backends, each given by its lines.
+fn direct(vips: &str, forward: &str, backends: &[&str]) -> String {
+    let rest = format!("vip = {vips}\nprotocol = \"tcp\"\nport = 80\nforward = \"{forward}\"");
+    let mut text = format!("{DATAPATH}{}", service("web", &rest));
+    for backend in backends {
+        text.push_str(&format!("[[service.backend]]\n{backend}\n"));
+    }
+    text
+}
+
+#[test]
+fn rules_of_direct_return() {
+    let (v4, v6) = ("\"203.0.113.11\"", "\"2001:db8:1::11\"");
+    let both = format!("[{v4}, {v6}]");
+    let (node4, node6) = ("address = \"10.0.5.2\"", "address = \"2001:db8:5::2\"");
+    for forward in ["l2", "ipip", "gue"] {
+        refused(
+            &direct(v4, forward, &[&format!("{node4}\nport = ¶80")]),
+            &[
+                "service \"web\": backend 1: port cannot be set with forward =",
+                forward,
+                "remove this key, or use nat or full-nat",
+            ],
+        );
+        // By address alone, whatever the service's port.
+        refused(
+            &direct(
+                v4,
+                forward,
+                &[node4, "name = \"b\"\naddress = ¶\"10.0.5.2\""],
+            ),
+            &["has the same address; remove one"],
+        );
+        valid(&direct(&both, forward, &[node4, node6]));
+    }
+    // Only a tunnel carries one family to the other.
+    for (vip, address) in [(v4, "2001:db8:5::2"), (v6, "10.0.5.2")] {
+        let text = direct(vip, "l2", &[&format!("address = ¶\"{address}\"")]);
+        let family = if vip == v4 { "IPv6" } else { "IPv4" };
+        refused(
+            &text,
+            &[
+                &format!("the service has no {family} VIP and l2 does not carry"),
+                "or use ipip or gue",
+            ],
+        );
+        for forward in ["ipip", "gue"] {
+            let text = direct(vip, forward, &[&format!("address = \"{address}\"")]);
+            let warnings = parse(&text).expect("valid").warnings;
+            assert!(warnings.is_empty(), "{warnings:#?}");
+        }
+    }
+    // What follows from a mode that is none is not said.
+    refused(
+        &direct(v4, "¶gre", &[node6]).replace("\"¶gre", "¶\"gre"),
+        &["forward is \"gre\"; write one of \"nat\""],
+    );
+    for (forward, warned) in [("l2", 1), ("ipip", 0), ("gue", 0)] {
+        let warnings = parse(&direct(&both, forward, &[node4]))
+            .expect("valid")
+            .warnings;
+        assert_eq!(warnings.len(), warned, "{forward}: {warnings:#?}");
+    }
+    // In each family's table.
+    let text = direct(&both, "ipip", &[node4, node6]);
+    refused(
+        &format!("{text}[limits]\nbackends = ¶3\n"),
+        &["backends is 3, but the file has 4", "write backends = 4"],
+    );
+    valid(&format!("{text}[limits]\nbackends = 4\n"));
+}
+
+#[test]
+fn tunnel_values() {
+    for (lines, phrase) in [
+        ("gue_port = ¶0", "write a number from 1 to 65535"),
+        ("gue_port = ¶65536", "write a number from 1 to 65535"),
+        ("source = ¶5", "source is an integer; write a string"),
+        ("source = ¶[]", "source is an empty list; write source = \"192.0.2.1\""),
+        ("source = ¶\"eth0\"", "write an address such as \"192.0.2.1\" or a prefix"),
+        ("source = ¶\"192.0.2.1/\"", "write an address such as"),
+        ("source = ¶\"192.0.2.0/+8\"", "write an address such as"),
+        ("source = ¶\"192.0.2.0/33\"", "but IPv4 addresses have 32 bits"),
+        ("source = ¶\"2001:db8::/129\"", "but IPv6 addresses have 128 bits"),
+        (
+            "source = ¶\"172.16.0.1/16\"",
+            "has bits set after the first 16; write \"172.16.0.0/16\" for the prefix, or \"172.16.0.1\"",
+        ),
+        (
+            "source = ¶\"2001:db8::1/64\"",
+            "write \"2001:db8::/64\" for the prefix, or \"2001:db8::1\"",
+        ),
+        ("source = ¶\"127.0.0.1\"", "a loopback address; write a unicast address"),
+        ("source = ¶\"126.0.0.0/7\"", "whose last address is 127.255.255.255, a loopback"),
+        ("source = ¶\"0.0.0.0/0\"", "the unspecified address; write"),
+        ("source = ¶\"::/96\"", "the unspecified address; write"),
+        ("source = ¶\"224.0.0.0/8\"", "a multicast address; write"),
+        ("source = ¶\"255.255.255.0/24\"", "the broadcast address; write"),
+        ("source = ¶\"fe80::/96\"", "a link-local address; write"),
+        ("source = ¶\"::ffff:10.0.0.0/104\"", "in IPv6 notation"),
+        (
+            "source = [\"192.0.2.1\", ¶\"192.0.2.2\"]",
+            "both IPv4; keep one, and to vary the source write a prefix, such as \"172.16.0.0/16\"",
+        ),
+        (
+            "source = [\"2001:db8::/96\", \"192.0.2.1\", ¶\"2001:db8::1\"]",
+            "source has 2001:db8::/96 and 2001:db8::1, both IPv6",
+        ),
+        ("¶sources = \"192.0.2.1\"", "did you mean \"source\"?"),
+    ] {
+        refused(&format!("{DATAPATH}[tunnel]\n{lines}\n"), &["tunnel: ", phrase]);
+    }
+    for (source, expected, low_bits) in [
+        ("\"192.0.2.1\"", "192.0.2.1", 0),
+        ("\"192.0.2.1/32\"", "192.0.2.1", 0),
+        ("\"172.16.0.0/12\"", "172.16.0.0/12", 0x000f_ffff),
+        ("[\"198.51.100.8/31\"]", "198.51.100.8/31", 1),
+        ("\"2001:db8::1\"", "2001:db8::1", 0),
+        ("\"2001:db8::100/120\"", "2001:db8::100/120", 0xff),
+        ("\"2001:db8::/96\"", "2001:db8::/96", u32::MAX),
+        ("\"2001:db8::/32\"", "2001:db8::/32", u32::MAX),
+    ] {
+        let config = valid(&format!("{DATAPATH}[tunnel]\nsource = {source}\n"));
+        let [prefix] = config.tunnel.source[..] else {
+            panic!("one source")
+        };
+        assert_eq!(
+            (&*prefix.to_string(), prefix.low_bits()),
+            (expected, low_bits)
+        );
+    }
+}
+
 #[test]
 fn rules_between_services() {
     let web = "vip = \"203.0.113.11\"\nprotocol = \"tcp\"\n";
@@ -1111,6 +1279,17 @@ fn warnings() {
         );
         assert!(warning.contains(phrase), "{warning}");
     }
+    for (no_backend, fate) in [
+        ("pass", "passed to the host's stack"),
+        ("reject", "rejected"),
+    ] {
+        let text = with_port(&format!("port = 80\nno_backend = \"{no_backend}\""));
+        let warning = parse(&text).expect("valid").warnings[0].to_string();
+        assert!(
+            warning.contains(&format!("so its packets are {fate};")),
+            "{warning}"
+        );
+    }
     assert!(parse(&with_backends(&["address = \"10.0.5.2\""]))
         .expect("valid")
         .warnings
@@ -1207,8 +1386,9 @@ proptest! {
     }
 
     #[test]
-    fn any_value(key in "interfaces|pin_dir|addresses|hash_seed", value in "[\\[\\]\"0-9a-z:./, -]{0,30}") {
+    fn any_value(key in "interfaces|pin_dir|addresses|hash_seed|icmp_echo", value in "[\\[\\]\"0-9a-z:./, -]{0,30}") {
         never_panics(&format!("{DATAPATH}{key} = {value}\n"));
+        never_panics(&format!("{DATAPATH}[tunnel]\nsource = \"{value}\"\n"));
         never_panics(&with_port(&format!("port = {value}")));
         never_panics(&with_port(&format!("port = \"{value}\"")));
         never_panics(&with_backends(&[&format!("address = \"{value}\"")]));

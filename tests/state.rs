@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use xdplb::config::{
     self, AdminState, Config, Datapath, Forward, HashBy, Limits, Log, LogFormat, MacAddress,
-    PortRange, Protocol, Refusal, Timeouts, Tunnel, XdpMode,
+    PortRange, Prefix, Protocol, Refusal, Timeouts, Tunnel, XdpMode,
 };
 use xdplb::state::maglev::{size_for, MAX_SLOTS};
 use xdplb::state::ports::{cover, merge, PortPrefix};
 use xdplb::state::regions::{capacity_for, Regions, GRACE};
 use xdplb::state::{
-    bindings_changed, filter, plan, Backend, Desired, Family, Health, Hop, PlanError, Source,
+    bindings_changed, filter, plan, Backend, Desired, Echo, Family, Health, Hop, PlanError, Source,
     SourceRange, Vip, World, NAT_SOURCE_LIMIT,
 };
 
@@ -476,6 +476,228 @@ fn nat_alone_leaves_the_pool_empty() {
         .is_empty());
 }
 
+// -------------------------------------------------------------------------------- direct return
+
+const DIRECT: [Forward; 3] = [Forward::L2, Forward::Ipip, Forward::Gue];
+
+/// Each mode's own addresses are there, so that backends can be used.
+fn direct(forward: Forward, vips: &[&str], backends: &[&str]) -> Config {
+    let mut config = config(vec![config::Service {
+        forward,
+        ..service("web", vips, 80, backends)
+    }]);
+    config.tunnel.source = vec![prefix("192.0.2.1", 32), prefix("2001:db8::1", 128)];
+    config
+}
+
+fn prefix(address: &str, length: u8) -> Prefix {
+    let prefix = Prefix::covering(ip(address), length);
+    assert_eq!(prefix.address(), ip(address));
+    prefix
+}
+
+#[test]
+fn a_tunnel_serves_both_families_with_every_backend() {
+    let members = |forward| {
+        let desired = first_plan(&direct(
+            forward,
+            &[VIP, VIP6],
+            &["10.0.0.1", "fd00::1", "10.0.0.2"],
+        ));
+        let of = |family| {
+            let (id, service) = desired
+                .services
+                .iter()
+                .find(|(_, service)| service.family == family)
+                .expect("a service of each family");
+            let in_table: BTreeSet<IpAddr> = service
+                .table
+                .iter()
+                .map(|backend| desired.backends[backend].address)
+                .collect();
+            let own = desired.backends.values().filter(|b| b.service == *id);
+            assert_eq!(own.map(|b| b.address).collect::<BTreeSet<_>>(), in_table);
+            in_table.len()
+        };
+        [of(Family::Ipv4), of(Family::Ipv6)]
+    };
+    assert_eq!(members(Forward::L2), [2, 1]);
+    assert_eq!(members(Forward::Ipip), [3, 3]);
+    assert_eq!(members(Forward::Gue), [3, 3]);
+
+    // A VIP of one family is enough.
+    let desired = first_plan(&direct(Forward::Gue, &[VIP6], &["10.0.0.1"]));
+    assert_eq!(desired.services.len(), 1);
+    let (id, backend) = find(&desired, "10.0.0.1");
+    assert!(backend.usable);
+    assert_eq!(*desired.services[&0].table, [id; 251]);
+    assert_eq!(desired.services[&0].family, Family::Ipv6);
+}
+
+#[test]
+fn backends_of_a_tunnel_count_for_each_family() {
+    let mut config = direct(Forward::Ipip, &[VIP, VIP6], &["10.0.0.1", "10.0.0.2"]);
+    config.limits.backends = 3;
+    let world = World {
+        hop: &|_| Some(HOP),
+        sources: &[],
+    };
+    assert_eq!(
+        plan(&Desired::default(), &config, &world),
+        Err(PlanError::Backends {
+            needed: 4,
+            limit: 3
+        })
+    );
+}
+
+#[test]
+fn only_l2_needs_the_backend_on_the_link() {
+    let behind = Hop {
+        on_link: false,
+        ..HOP
+    };
+    for forward in DIRECT {
+        let config = direct(forward, &[VIP], &["10.0.0.1"]);
+        let world = World {
+            hop: &|_| Some(behind),
+            sources: &[],
+        };
+        let desired = plan(&Desired::default(), &config, &world).expect("a plan");
+        let (_, backend) = find(&desired, "10.0.0.1");
+        let expected = match forward {
+            Forward::L2 => (Health::Unresolved, None),
+            _ => (Health::Up, Some(behind)),
+        };
+        assert_eq!((backend.health, backend.hop), expected, "{forward}");
+        assert_eq!(backend.usable, forward != Forward::L2);
+        assert!(find(&first_plan(&config), "10.0.0.1").1.usable);
+    }
+}
+
+#[test]
+fn a_tunnel_begins_at_the_first_source_that_there_is() {
+    let own = [
+        (VIP, 1),
+        ("203.0.113.200", 1),
+        ("10.9.0.1", 2),
+        ("fe80::1", 1),
+    ];
+    let own = own.map(|(address, port)| Source {
+        address: ip(address),
+        port,
+    });
+    let mut config = direct(Forward::Ipip, &[VIP], &["10.0.0.1", "fd00::1"]);
+    let outer = |config: &Config| {
+        let desired = planned_from(&Desired::default(), config, &own);
+        ["10.0.0.1", "fd00::1"].map(|address| {
+            let (_, backend) = find(&desired, address);
+            let usable = backend.outer.is_some();
+            assert_eq!(backend.usable, usable);
+            assert_eq!(backend.health == Health::NoSource, !usable);
+            backend.outer.map(|outer| outer.to_string())
+        })
+    };
+    let some = |address: &str| Some(address.to_owned());
+    config.datapath.addresses = ["2001:db8::9", "192.0.2.9", "192.0.2.3"].map(ip).to_vec();
+    config.tunnel.source = vec![prefix("172.16.0.0", 16)];
+    assert_eq!(outer(&config), [some("172.16.0.0/16"), some("2001:db8::9")]);
+    config.tunnel.source = vec![prefix("2001:db8:7::", 64)];
+    assert_eq!(outer(&config), [some("192.0.2.9"), some("2001:db8:7::/64")]);
+    // The interface's own, which is no VIP; none that is only good on its link.
+    config.tunnel.source.clear();
+    config.datapath.addresses.clear();
+    assert_eq!(outer(&config), [some("203.0.113.200"), None]);
+
+    // The header that l2 does not have needs none.
+    config.services[0].forward = Forward::L2;
+    let desired = planned_from(&Desired::default(), &config, &[]);
+    let (_, backend) = find(&desired, "10.0.0.1");
+    assert_eq!((backend.outer, backend.usable), (None, true));
+}
+
+#[test]
+fn tunnels_follow_their_settings_with_their_connections() {
+    let before_config = direct(Forward::Gue, &[VIP], &["10.0.0.1"]);
+    let before = first_plan(&before_config);
+    let (id, old) = find(&before, "10.0.0.1");
+    let mut config = before_config.clone();
+    config.tunnel.source = vec![prefix("172.16.0.0", 16)];
+    config.tunnel.gue_port = 5555;
+    let after = planned(&before, &config);
+    let (same, new) = find(&after, "10.0.0.1");
+    assert_eq!((same, new.generation), (id, old.generation));
+    assert_ne!(new.outer, old.outer);
+    assert!(Arc::ptr_eq(
+        &after.services[&0].table,
+        &before.services[&0].table
+    ));
+
+    config.services[0].forward = Forward::Ipip;
+    let after = planned(&before, &config);
+    let (other, new) = find(&after, "10.0.0.1");
+    assert_ne!(other, id);
+    assert_ne!(new.generation, old.generation);
+}
+
+#[test]
+fn a_vip_answers_ping_while_a_backend_can_be_chosen() {
+    let mut config = config(vec![
+        service("web", &[VIP, VIP6], 80, &["10.0.0.1"]),
+        service("tls", &[VIP], 443, &["10.0.0.2"]),
+    ]);
+    let resolved = |addresses: &'static [&str]| {
+        move |backend: &config::Backend| {
+            let address = backend.address.to_string();
+            addresses.contains(&&*address).then_some(HOP)
+        }
+    };
+    let planned = |previous: &Desired, config: &Config, addresses| {
+        let world = World {
+            hop: &resolved(addresses),
+            sources: &[],
+        };
+        plan(previous, config, &world).expect("a plan")
+    };
+    let all = planned(&Desired::default(), &config, &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(all.echoes[&ip(VIP)], Echo::Answer);
+    assert_eq!(
+        all.echoes[&ip(VIP6)],
+        Echo::Drop,
+        "no backend of its family"
+    );
+    assert_eq!(all.echoes.len(), 2);
+    let one = planned(&all, &config, &["10.0.0.2"]);
+    assert_eq!(one.echoes[&ip(VIP)], Echo::Answer, "tls is still there");
+    let none = planned(&one, &config, &[]);
+    assert_eq!(none.echoes[&ip(VIP)], Echo::Drop);
+    assert!(!bindings_changed(&all, &none) && !bindings_changed(&none, &all));
+
+    // A draining backend serves who is there, and takes nobody new.
+    for service in &mut config.services {
+        service.backends[0].state = AdminState::Drain;
+    }
+    let draining = planned(&all, &config, &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(draining.echoes[&ip(VIP)], Echo::Drop);
+
+    config.datapath.icmp_echo = false;
+    let passed = planned(&all, &config, &["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(passed.echoes[&ip(VIP)], Echo::Pass);
+    assert_eq!(passed.echoes[&ip(VIP6)], Echo::Pass);
+}
+
+#[test]
+fn no_backend_is_the_services_own() {
+    let mut config = config(vec![
+        service("web", &[VIP], 80, &[]),
+        service("tls", &[VIP], 443, &[]),
+    ]);
+    config.services[1].no_backend = Refusal::Reject;
+    let desired = first_plan(&config);
+    let fates: Vec<Refusal> = desired.services.values().map(|s| s.no_backend).collect();
+    assert_eq!(fates, [Refusal::Drop, Refusal::Reject]);
+}
+
 // --------------------------------------------------------------------------------------- errors
 
 #[test]
@@ -603,6 +825,14 @@ fn bindings_change_when_a_port_changes_hands() {
 
 // ----------------------------------------------------------------------------- plans, properties
 
+const FORWARDS: [Forward; 5] = [
+    Forward::Nat,
+    Forward::FullNat,
+    Forward::L2,
+    Forward::Ipip,
+    Forward::Gue,
+];
+
 /// A valid configuration: services on VIPs of their own, some of both families.
 fn configs() -> impl Strategy<Value = Config> {
     let backend_options = (
@@ -648,28 +878,28 @@ fn configs() -> impl Strategy<Value = Config> {
             })
         }))
     });
-    let services =
-        prop::collection::btree_map(0u8..6, (backends, ports, 1u8..4, any::<bool>()), 0..5);
+    let services = prop::collection::btree_map(0u8..6, (backends, ports, 1u8..4, 0..5usize), 0..5);
     let services = services.prop_map(|services| {
-        let build = |(index, (backends, ports, families, full_nat)): (u8, (Vec<_>, _, u8, _))| {
-            let mut vips = vec![
-                IpAddr::from([203, 0, 113, index]),
-                ip(&format!("2001:db8::{index}")),
-            ];
-            vips.retain(|vip| families & if vip.is_ipv4() { 1 } else { 2 } != 0);
-            let forward = if full_nat {
-                Forward::FullNat
-            } else {
-                Forward::Nat
+        let build =
+            |(index, (mut backends, ports, families, forward)): (u8, (Vec<_>, _, u8, usize))| {
+                let mut vips = vec![
+                    IpAddr::from([203, 0, 113, index]),
+                    ip(&format!("2001:db8::{index}")),
+                ];
+                vips.retain(|vip| families & if vip.is_ipv4() { 1 } else { 2 } != 0);
+                let forward = FORWARDS[forward];
+                if forward.is_direct() {
+                    backends.dedup_by_key(|backend: &mut config::Backend| backend.address);
+                    backends.iter_mut().for_each(|backend| backend.port = None);
+                }
+                config::Service {
+                    vips,
+                    ports,
+                    forward,
+                    backends,
+                    ..service(&format!("s{index}"), &[], 0, &[])
+                }
             };
-            config::Service {
-                vips,
-                ports,
-                forward,
-                backends,
-                ..service(&format!("s{index}"), &[], 0, &[])
-            }
-        };
         services.into_iter().map(build).collect()
     });
     services.prop_map(config)
@@ -719,8 +949,11 @@ fn is_sound(previous: &Desired, next: &Desired, config: &Config) -> Result<(), T
     prop_assert!(!generations.contains(&0));
     for (id, backend) in &next.backends {
         let service = &next.services[&backend.service];
-        prop_assert_eq!(Family::of(backend.address), service.family);
+        prop_assert!(backend
+            .forward
+            .carries(service.family, Family::of(backend.address)));
         prop_assert_eq!(backend.forward, service.forward);
+        prop_assert_eq!(backend.outer.is_some(), backend.forward.is_tunnel());
         prop_assert!(
             (backend.sources.first + backend.sources.count) as usize <= next.nat_sources.len()
         );
@@ -786,6 +1019,12 @@ fn is_sound(previous: &Desired, next: &Desired, config: &Config) -> Result<(), T
                 }),
                 Some(&None)
             );
+            let bound = next.vips.iter().filter(|(key, _)| key.address == vip);
+            let serving = bound
+                .filter_map(|(_, service)| *service)
+                .any(|id| !next.services[&id].table.is_empty());
+            let echo = if serving { Echo::Answer } else { Echo::Drop };
+            prop_assert_eq!(next.echoes.get(&vip), Some(&echo));
             for port in [range.first, range.last] {
                 let bound = next.still_bound(vip, 6, port).map(|id| &next.services[&id]);
                 prop_assert_eq!(bound.map(|bound| &bound.name), Some(&service.name));

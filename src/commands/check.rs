@@ -1,5 +1,5 @@
-//! `xdplb check`: what would run, in words or as JSON. Reads a validated configuration and nothing
-//! of the host, so it needs no privileges.
+//! `xdplb check`: what would run, in words or as JSON. Reads a validated configuration, and of the host
+//! only the interfaces' MTUs, so it needs no privileges.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -10,10 +10,24 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::{
-    duration, AdminState, Backend, Config, Diagnostic, Family, PortRange, Service,
+    duration, AdminState, Backend, Config, Diagnostic, Family, PortRange, Prefix, Service, Tunnel,
 };
+use crate::mtu::{self, Way};
+use crate::neighbours::Neighbours;
 
-/// Writes what `config` would run, and the warnings about it.
+/// The MTUs of these interfaces, in their order. None at all where this host lacks one of them, since
+/// the file is another host's then, or where it cannot be asked.
+pub fn mtus(interfaces: &[String]) -> Vec<u32> {
+    let Ok(network) = Neighbours::open() else {
+        return Vec::new();
+    };
+    let mtu = |name: &String| network.link_by_name(name).map(|link| link.mtu);
+    let mtus: Option<Vec<u32>> = interfaces.iter().map(mtu).collect();
+    mtus.unwrap_or_default()
+}
+
+/// Writes what `config` would run, and the warnings about it. `mtus` are those of its interfaces, or
+/// none.
 ///
 /// # Errors
 ///
@@ -21,10 +35,11 @@ use crate::config::{
 pub fn print(
     config: &Config,
     warnings: &[Diagnostic],
+    mtus: &[u32],
     out: &mut impl Write,
     json: bool,
 ) -> io::Result<()> {
-    let view = View::new(config, warnings);
+    let view = View::new(config, warnings, mtus);
     if json {
         serde_json::to_writer_pretty(&mut *out, &view)?;
         writeln!(out)
@@ -39,9 +54,10 @@ struct View<'a> {
     datapath: DatapathView<'a>,
     limits: LimitsView,
     timeouts: TimeoutsView,
+    tunnel: TunnelView,
     services: Vec<ServiceView<'a>>,
     log: LogView,
-    warnings: Vec<WarningView<'a>>,
+    warnings: Vec<WarningView>,
 }
 
 #[derive(Serialize)]
@@ -53,6 +69,7 @@ struct DatapathView<'a> {
     addresses: &'a [IpAddr],
     hash_seed: u64,
     unknown_port: String,
+    icmp_echo: bool,
 }
 
 #[derive(Serialize)]
@@ -93,6 +110,13 @@ struct TimeoutsView {
 }
 
 #[derive(Serialize)]
+struct TunnelView {
+    /// Of a family that has none: the first of `datapath.addresses`, else the interface's own.
+    source: Vec<String>,
+    gue_port: u16,
+}
+
+#[derive(Serialize)]
 struct ServiceView<'a> {
     name: &'a str,
     vips: &'a [IpAddr],
@@ -101,6 +125,7 @@ struct ServiceView<'a> {
     forward: String,
     scheduler: &'static str,
     hash: String,
+    no_backend: String,
     backends: Vec<BackendView<'a>>,
 }
 
@@ -112,7 +137,7 @@ struct BackendView<'a> {
     port: Option<u16>,
     weight: u16,
     state: String,
-    /// Of the new connections to the service's VIPs of the same address family.
+    /// Of the new connections to the VIPs that it serves.
     share_percent: f64,
     interface: Option<&'a str>,
     mac: Option<String>,
@@ -125,14 +150,21 @@ struct LogView {
 }
 
 #[derive(Serialize)]
-struct WarningView<'a> {
+struct WarningView {
+    /// In the file. Without it, about this host.
+    #[serde(flatten)]
+    place: Option<Place>,
+    message: String,
+    #[serde(skip)]
+    whole: String,
+}
+
+#[derive(Serialize)]
+struct Place {
     /// As text: a name on the command line need not be UTF-8.
     file: String,
     line: usize,
     column: usize,
-    message: &'a str,
-    #[serde(skip)]
-    whole: &'a Diagnostic,
 }
 
 fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -140,7 +172,7 @@ fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S
 }
 
 impl<'a> View<'a> {
-    fn new(config: &'a Config, warnings: &'a [Diagnostic]) -> View<'a> {
+    fn new(config: &'a Config, warnings: &[Diagnostic], mtus: &[u32]) -> View<'a> {
         let datapath = &config.datapath;
         let limits = &config.limits;
         let tables = limits.connection_tables();
@@ -153,6 +185,7 @@ impl<'a> View<'a> {
                 addresses: &datapath.addresses,
                 hash_seed: datapath.hash_seed,
                 unknown_port: datapath.unknown_port.to_string(),
+                icmp_echo: datapath.icmp_echo,
             },
             limits: LimitsView {
                 services: Usage {
@@ -165,11 +198,7 @@ impl<'a> View<'a> {
                 },
                 backends: Usage {
                     limit: limits.backends,
-                    used: config
-                        .services
-                        .iter()
-                        .map(|service| service.backends.len())
-                        .sum(),
+                    used: config.services.iter().map(backends_used).sum(),
                 },
                 connections: limits.connections,
                 connection_tables: TablesView {
@@ -186,6 +215,7 @@ impl<'a> View<'a> {
                 udp: timeouts.udp,
                 other: timeouts.other,
             },
+            tunnel: TunnelView::new(&config.tunnel),
             services: config.services.iter().map(ServiceView::new).collect(),
             log: LogView {
                 level: config.log.level.to_string().to_lowercase(),
@@ -193,16 +223,82 @@ impl<'a> View<'a> {
             },
             warnings: warnings
                 .iter()
-                .map(|whole| WarningView {
-                    file: whole.file.display().to_string(),
-                    line: whole.line,
-                    column: whole.column,
-                    message: &whole.message,
-                    whole,
-                })
+                .map(WarningView::of_file)
+                .chain(narrow(config, mtus).map(WarningView::of_host))
                 .collect(),
         }
     }
+}
+
+impl WarningView {
+    fn of_file(diagnostic: &Diagnostic) -> WarningView {
+        WarningView {
+            place: Some(Place {
+                file: diagnostic.file.display().to_string(),
+                line: diagnostic.line,
+                column: diagnostic.column,
+            }),
+            message: diagnostic.message.clone(),
+            whole: diagnostic.to_string(),
+        }
+    }
+
+    fn of_host(message: String) -> WarningView {
+        WarningView {
+            place: None,
+            whole: message.clone(),
+            message,
+        }
+    }
+}
+
+impl TunnelView {
+    fn new(tunnel: &Tunnel) -> TunnelView {
+        TunnelView {
+            source: tunnel.source.iter().map(Prefix::to_string).collect(),
+            gue_port: tunnel.gue_port,
+        }
+    }
+}
+
+/// Which interface a backend is behind is known only where it runs: it is too narrow if even the widest
+/// is.
+fn narrow(config: &Config, mtus: &[u32]) -> impl Iterator<Item = String> {
+    let interfaces = || config.datapath.interfaces.iter().zip(mtus.iter().copied());
+    let way = |service: &Service, inner, backend: &Backend| {
+        let (interface, mtu) = interfaces()
+            .filter(|(name, _)| {
+                backend
+                    .interface
+                    .as_ref()
+                    .is_none_or(|given| given == *name)
+            })
+            .max_by_key(|(_, mtu)| *mtu)?;
+        Some(Way {
+            interface,
+            mtu,
+            forward: service.forward,
+            outer: Family::of(backend.address),
+            inner,
+        })
+    };
+    let ways = config.services.iter().flat_map(|service| {
+        service.families().flat_map(move |inner| {
+            service
+                .backends_for(inner)
+                .filter_map(move |backend| way(service, inner, backend))
+        })
+    });
+    let shortages = mtu::shortages(mtus.iter().copied(), ways);
+    shortages.into_iter().map(|shortage| shortage.to_string())
+}
+
+/// How many of `limits.backends` a service takes.
+fn backends_used(service: &Service) -> usize {
+    service
+        .families()
+        .map(|family| service.backends_for(family).count())
+        .sum()
 }
 
 impl<'a> ServiceView<'a> {
@@ -225,13 +321,14 @@ impl<'a> ServiceView<'a> {
             forward: service.forward.to_string(),
             scheduler: "maglev",
             hash: service.hash.to_string(),
+            no_backend: service.no_backend.to_string(),
             backends: service.backends.iter().map(backend).collect(),
         }
     }
 }
 
-/// Percent of the new connections that a backend is meant to get: its weight among those of its
-/// address family that are up.
+/// Percent of the new connections that a backend is meant to get: its weight among those that serve the
+/// same VIPs and are up.
 fn share(service: &Service, backend: &Backend) -> f64 {
     let weight = |backend: &Backend| match backend.state {
         AdminState::Up => u64::from(backend.weight),
@@ -241,7 +338,7 @@ fn share(service: &Service, backend: &Backend) -> f64 {
     let total: u64 = service
         .backends
         .iter()
-        .filter(|other| Family::of(other.address) == family)
+        .filter(|other| service.forward.carries(family, Family::of(other.address)))
         .map(weight)
         .sum();
     // Both are far below 2^53, so that f64 holds them.
@@ -253,6 +350,7 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
         datapath,
         limits,
         timeouts,
+        tunnel,
         services,
         log,
         warnings,
@@ -260,6 +358,10 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
     let addresses = match datapath.addresses {
         [] => "the interfaces' own".to_owned(),
         addresses => list(addresses),
+    };
+    let source = match tunnel.source.as_slice() {
+        [] => "the first of addresses".to_owned(),
+        source => list(source),
     };
     let tables = &limits.connection_tables;
     writeln!(out, "datapath")?;
@@ -269,6 +371,7 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
     line(out, "addresses", addresses)?;
     line(out, "hash_seed", datapath.hash_seed)?;
     line(out, "unknown_port", &datapath.unknown_port)?;
+    line(out, "icmp_echo", datapath.icmp_echo)?;
     writeln!(out, "limits")?;
     for (key, usage) in [
         ("services", &limits.services),
@@ -301,6 +404,9 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
     ] {
         line(out, key, duration::format(timeout))?;
     }
+    writeln!(out, "tunnel")?;
+    line(out, "source", source)?;
+    line(out, "gue_port", tunnel.gue_port)?;
     writeln!(out, "log")?;
     line(out, "level", &log.level)?;
     line(out, "format", &log.format)?;
@@ -312,6 +418,7 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
         line(out, "forward", &service.forward)?;
         line(out, "scheduler", service.scheduler)?;
         line(out, "hash", &service.hash)?;
+        line(out, "no_backend", &service.no_backend)?;
         backends(&service.backends, out)?;
     }
     if !warnings.is_empty() {
@@ -423,10 +530,10 @@ protocol = "udp"
 port = "any"
 "#;
 
-    fn printed(json: bool) -> String {
-        let loaded = crate::config::parse(FILE, Path::new("lb.toml")).expect("a valid file");
+    fn printed(file: &str, mtus: &[u32], json: bool) -> String {
+        let loaded = crate::config::parse(file, Path::new("lb.toml")).expect("a valid file");
         let mut out = Vec::new();
-        print(&loaded.config, &loaded.warnings, &mut out, json).expect("a vector takes all");
+        print(&loaded.config, &loaded.warnings, mtus, &mut out, json).expect("a vector takes all");
         String::from_utf8(out).expect("text")
     }
 
@@ -440,6 +547,7 @@ datapath
   addresses        the interfaces' own
   hash_seed        0
   unknown_port     pass
+  icmp_echo        true
 limits
   services         3 of 4096
   backends         4 of 16384
@@ -452,6 +560,9 @@ timeouts
   tcp_closing      30s
   udp              1m
   other            1m
+tunnel
+  source           the first of addresses
+  gue_port         6080
 log
   level            info
   format           text
@@ -463,6 +574,7 @@ service web
   forward          nat
   scheduler        maglev
   hash             5-tuple
+  no_backend       drop
   backend        address        port  weight  state  share   interface  mac
   node5          10.0.5.2       8080  30      up     75.0%   eth1       52:54:00:23:a4:5c
   10.0.5.3       10.0.5.3       same  10      up     25.0%   by route   resolved
@@ -476,16 +588,18 @@ service empty
   forward          nat
   scheduler        maglev
   hash             5-tuple
+  no_backend       drop
   backends         none
 
 warning: lb.toml:25:1: service \"empty\" has no backend, so its packets are dropped; add a [[service.backend]]
 ";
-        assert_eq!(printed(false), expected);
+        assert_eq!(printed(FILE, &[1500, 1500], false), expected);
     }
 
     #[test]
     fn as_json() {
-        let view: serde_json::Value = serde_json::from_str(&printed(true)).expect("JSON");
+        let view: serde_json::Value =
+            serde_json::from_str(&printed(FILE, &[], true)).expect("JSON");
         assert_eq!(view["datapath"]["interfaces"][1], "eth1");
         assert_eq!(view["limits"]["services"]["used"], 3);
         assert_eq!(
@@ -505,5 +619,80 @@ warning: lb.toml:25:1: service \"empty\" has no backend, so its packets are drop
         assert_eq!(service["backends"][2]["state"], "drain");
         assert_eq!(view["log"]["level"], "info");
         assert_eq!(view["warnings"][0]["line"], 25);
+        assert_eq!(view["datapath"]["icmp_echo"], true);
+        assert_eq!(view["tunnel"]["source"], serde_json::json!([]));
+        assert_eq!(view["tunnel"]["gue_port"], 6080);
+        assert_eq!(service["no_backend"], "drop");
+    }
+
+    const TUNNELS: &str = r#"
+[datapath]
+interfaces = ["eth0", "eth1"]
+unknown_port = "reject"
+icmp_echo = false
+[tunnel]
+source = ["172.16.0.0/16", "2001:db8::10"]
+gue_port = 6081
+[[service]]
+name = "web"
+vip = ["203.0.113.11", "2001:db8:1::11"]
+protocol = "tcp"
+port = 80
+forward = "ipip"
+no_backend = "reject"
+[[service.backend]]
+address = "10.0.5.2"
+weight = 3
+[[service.backend]]
+address = "2001:db8:5::2"
+interface = "eth1"
+"#;
+
+    #[test]
+    fn tunnels() {
+        let text = printed(TUNNELS, &[], false);
+        for expected in [
+            "  unknown_port     reject\n  icmp_echo        false\n",
+            "tunnel\n  source           172.16.0.0/16, 2001:db8::10\n  gue_port         6081\n",
+            // Each serves both families.
+            "  backends         4 of 16384\n",
+            "  forward          ipip\n",
+            "  no_backend       reject\n",
+            "10.0.5.2       10.0.5.2       same  3       up     75.0%  by route",
+            "2001:db8:5::2  2001:db8:5::2  same  1       up     25.0%  eth1 ",
+        ] {
+            assert!(text.contains(expected), "{text}\nlacks {expected}");
+        }
+        assert!(!text.contains("warning"), "{text}");
+    }
+
+    #[test]
+    fn mtus_that_tunnels_do_not_fit() {
+        let warnings = |mtus: &[u32]| {
+            let text = printed(TUNNELS, mtus, true);
+            let view: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            view["warnings"].as_array().expect("a list").clone()
+        };
+        assert_eq!(warnings(&[1500, 9000]), [] as [serde_json::Value; 0]);
+        // The IPv4 backend may be behind eth0, the other one is not.
+        let [ref warning] = warnings(&[9000, 1500])[..] else {
+            panic!("one warning")
+        };
+        let message = warning["message"].as_str().expect("text");
+        assert!(message.starts_with("eth1 has an MTU of 1500"), "{message}");
+        assert!(message.contains("is 1540"), "{message}");
+        assert_eq!(warning.get("line"), None);
+        let text = printed(TUNNELS, &[1500, 1500], false);
+        assert!(
+            text.contains("\nwarning: eth1 has an MTU of 1500"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn this_hosts_mtus() {
+        let lo = "lo".to_owned();
+        assert_eq!(mtus(std::slice::from_ref(&lo)).len(), 1);
+        assert!(mtus(&[lo, "xdplb-none".to_owned()]).is_empty());
     }
 }

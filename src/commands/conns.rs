@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{text, Error};
 use crate::cli::{ConnectionFilter, Look, ProtocolName};
 use crate::config::Protocol;
-use crate::datapath::view::{Connection, Service};
+use crate::datapath::view::{Backend, Connection, Service};
 use crate::datapath::View;
 
 #[derive(Serialize)]
@@ -23,6 +23,7 @@ struct Row {
     vip: String,
     service: String,
     backend: String,
+    /// Empty where, with direct return, the backend has gone since.
     backend_address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
@@ -31,7 +32,7 @@ struct Row {
     #[serde(skip)]
     vip_ip: IpAddr,
     #[serde(skip)]
-    backend_ip: IpAddr,
+    backend_ip: Option<IpAddr>,
 }
 
 /// Prints the connections that `filter` lets through, or only their number.
@@ -45,11 +46,11 @@ pub fn run(
     out: &mut impl Write,
 ) -> Result<(), Error> {
     let view = View::open(&look.pin_dir)?;
-    let names = names(&view.services()?);
+    let backends = backends(view.services()?);
     let rows: Vec<Row> = view
         .connections()?
         .iter()
-        .map(|connection| row(connection, &names))
+        .map(|connection| row(connection, &backends))
         .filter(|row| matches(row, filter))
         .collect();
     match (count, look.json) {
@@ -60,28 +61,38 @@ pub fn run(
     }
 }
 
-/// Names of service and backend, by the backend's id.
-fn names(services: &BTreeMap<u32, Service>) -> BTreeMap<u32, (String, String)> {
+/// Backends by id, each with the name of its service.
+fn backends(services: BTreeMap<u32, Service>) -> BTreeMap<u32, (String, Backend)> {
     services
-        .values()
+        .into_values()
         .flat_map(|service| {
+            let name = service.name;
             service
                 .backends
-                .iter()
-                .map(|(&id, backend)| (id, (service.name.clone(), backend.name.clone())))
+                .into_iter()
+                .map(move |(id, backend)| (id, (name.clone(), backend)))
         })
         .collect()
 }
 
-fn row(connection: &Connection, names: &BTreeMap<u32, (String, String)>) -> Row {
+fn row(connection: &Connection, backends: &BTreeMap<u32, (String, Backend)>) -> Row {
     let entry = &connection.entry;
     let client = entry.client_flow();
-    let backend = entry.reply_flow().source;
-    let source = entry.reply_flow().destination;
+    let known = backends.get(&entry.backend);
+    let (backend, source) = if entry.is_direct() {
+        // The packet itself says nothing of where it is sent.
+        let port = client.destination.1;
+        (known.map(|(_, backend)| (backend.address, port)), None)
+    } else {
+        let reply = entry.reply_flow();
+        (Some(reply.source), Some(reply.destination))
+    };
     let protocol = [Protocol::Tcp, Protocol::Udp]
         .into_iter()
         .find(|known| known.number() == client.protocol);
-    let (service, name) = names.get(&entry.backend).cloned().unwrap_or_default();
+    let (service, name) = known.map_or_else(Default::default, |(service, backend)| {
+        (service.clone(), backend.name.clone())
+    });
     Row {
         protocol: protocol.map_or_else(
             || client.protocol.to_string(),
@@ -93,12 +104,16 @@ fn row(connection: &Connection, names: &BTreeMap<u32, (String, String)>) -> Row 
         vip: text::endpoint(client.destination.0, client.destination.1),
         service,
         backend: name,
-        backend_address: text::endpoint(backend.0, backend.1),
+        backend_address: backend
+            .map(|(address, port)| text::endpoint(address, port))
+            .unwrap_or_default(),
         // Only where it is not the client's own.
-        source: (source != client.source).then(|| text::endpoint(source.0, source.1)),
+        source: source
+            .filter(|source| *source != client.source)
+            .map(|(address, port)| text::endpoint(address, port)),
         client_ip: client.source.0,
         vip_ip: client.destination.0,
-        backend_ip: backend.0,
+        backend_ip: backend.map(|(address, _)| address),
     }
 }
 
@@ -127,7 +142,7 @@ fn matches(row: &Row, filter: &ConnectionFilter) -> bool {
             row.backend == *backend
                 || backend
                     .parse::<IpAddr>()
-                    .is_ok_and(|address| row.backend_ip == address)
+                    .is_ok_and(|address| row.backend_ip == Some(address))
         })
 }
 

@@ -29,6 +29,25 @@ struct ServiceRow {
     bindings: Vec<(Protocol, IpAddr, Vec<PortRange>)>,
 }
 
+impl ServiceRow {
+    /// A backend that serves VIPs of both families is one backend again.
+    fn add(&mut self, backend: BackendRow) {
+        let place = |row: &BackendRow| (row.address, row.port);
+        let mut rows = self.backends.iter_mut();
+        let Some(row) = rows.find(|row| place(row) == place(&backend)) else {
+            self.backends.push(backend);
+            return;
+        };
+        row.active += backend.active;
+        row.inactive += backend.inactive;
+        row.packets_in += backend.packets_in;
+        row.bytes_in += backend.bytes_in;
+        row.packets_out += backend.packets_out;
+        row.bytes_out += backend.bytes_out;
+        row.connections += backend.connections;
+    }
+}
+
 #[derive(Serialize)]
 struct BackendRow {
     name: String,
@@ -96,7 +115,7 @@ fn rows(services: BTreeMap<u32, Service>, connections: &[Connection]) -> Vec<Ser
         });
         match rows.iter_mut().find(|row| row.name == service.name) {
             Some(row) => {
-                row.backends.extend(backends);
+                backends.for_each(|backend| row.add(backend));
                 row.bindings.extend(bindings);
                 row.vips.extend(service.vips.keys());
             }

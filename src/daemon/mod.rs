@@ -4,6 +4,7 @@
 //! Owns the order of things. What the maps are to hold is worked out in [`crate::state`], facts of the
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
+mod mtus;
 mod ports;
 mod signals;
 mod sweeping;
@@ -24,6 +25,7 @@ use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
 use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
 use crate::state::{self, Desired, Health, Source, World};
+use mtus::Mtus;
 use ports::Ports;
 use signals::Signals;
 use sweeping::Sweeping;
@@ -100,6 +102,7 @@ struct Daemon {
     desired: Desired,
     /// Addresses of backends that cannot be used, with the reasons that were logged.
     faults: Faults,
+    mtus: Mtus,
     exhausted: Watch,
 }
 
@@ -126,6 +129,8 @@ impl Daemon {
         let desired = plan(&Desired::default(), &config, &neighbours, &ports)?;
         let faults = faults(&config, &desired, &neighbours, &ports);
         log_faults(&config, &Faults::new(), &faults);
+        let mut mtus = Mtus::default();
+        mtus.check(&desired, &ports);
         datapath.apply(&desired, &settings(&config))?;
 
         let modes = ports.attach_all(&mut datapath, config.datapath.xdp_mode)?;
@@ -153,6 +158,7 @@ impl Daemon {
             signals,
             desired,
             faults,
+            mtus,
             exhausted: Watch {
                 seen: 0,
                 warned: None,
@@ -215,6 +221,7 @@ impl Daemon {
         let faults = faults(&self.config, &self.desired, &self.neighbours, &self.ports);
         log_faults(&self.config, &self.faults, &faults);
         self.faults = faults;
+        self.mtus.check(&self.desired, &self.ports);
     }
 
     /// Writes a plan, and the one after it if ids had to be freed first.
@@ -292,6 +299,8 @@ impl Daemon {
             .keep_only(&self.config.datapath.interfaces, &mut self.datapath);
         logging::reconfigure(self.config.log);
         self.sweeping.set_timeouts(&self.config.timeouts);
+        // Whoever reloads hears again what is still wrong.
+        self.mtus.forget();
         // Backends may have stood behind an interface that is no longer ours.
         self.follow();
         Ok(())

@@ -50,6 +50,16 @@ impl Entry {
         u32::from(self.forward) == forward_mode::FORWARD_FULL_NAT.0
     }
 
+    /// Whether the backend answers its client directly: there is no entry of the backend's direction.
+    pub fn is_direct(&self) -> bool {
+        u32::from(self.forward) >= forward_mode::FORWARD_L2.0
+    }
+
+    /// The key of the other direction's entry, if there is one.
+    pub fn other(&self) -> Option<Flow> {
+        (!self.is_direct()).then(|| self.becomes.reversed())
+    }
+
     /// The connection as its client sees it: the key of the client's direction.
     pub fn client_flow(&self) -> Flow {
         if self.is_reply() {
@@ -59,7 +69,7 @@ impl Entry {
         }
     }
 
-    /// The key of the backend's direction.
+    /// The key of the backend's direction, unless it is direct.
     pub fn reply_flow(&self) -> Flow {
         if self.is_reply() {
             self.flow

@@ -23,7 +23,7 @@ pub struct Sweeper {
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Entries looked at; a connection has two.
+    /// Entries looked at; a connection has two, with direct return one.
     pub entries: u64,
     /// Entries taken out because they were too old.
     pub expired: u64,
@@ -127,7 +127,7 @@ impl Pass<'_> {
         // Only the idle ones' other directions are of interest.
         let wanted: HashSet<Flow> = idle
             .iter()
-            .map(|(_, _, entry)| entry.becomes.reversed())
+            .filter_map(|(_, _, entry)| entry.other())
             .collect();
         if !wanted.is_empty() {
             for map in [established, opening] {
@@ -140,7 +140,7 @@ impl Pass<'_> {
         }
         for (is_established, key, entry) in idle {
             let map = if is_established { established } else { opening };
-            if in_use.contains(&entry.becomes.reversed()) {
+            if entry.other().is_some_and(|other| in_use.contains(&other)) {
                 if entry.is_full_nat() {
                     held.insert(entry.reply_flow());
                 }

@@ -12,3 +12,4 @@ mod properties;
 mod selection;
 mod sources;
 mod states;
+mod sweep;

@@ -1,0 +1,71 @@
+//! The sweep, over entries as the datapath leaves them.
+
+use libbpf_rs::{MapCore, MapFlags};
+use xdplb::datapath::abi;
+
+use crate::harness::cases::STANDARD;
+use crate::harness::{ip, Lab};
+
+/// The client's entry of a connection with direct return, last seen so many jiffies ago.
+fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::conn4) {
+    let word = |address: &str| abi::words_of(ip(address))[3];
+    let flow = abi::flow4 {
+        saddr: word("198.51.100.2"),
+        daddr: word("203.0.113.11"),
+        sport: port.to_be(),
+        dport: 80_u16.to_be(),
+        protocol: 6,
+        pad: [0; 3],
+    };
+    // The packet leaves with the addresses that it came with.
+    let conn = abi::conn4 {
+        conn: abi::conn {
+            backend: lab.backend_id("n4"),
+            last_seen: lab.datapath.clock().now().wrapping_sub(idle),
+            state: abi::conn_state::CONN_ESTABLISHED.0 as u8,
+            forward: abi::forward_mode::FORWARD_IPIP.0 as u8,
+            ..Default::default()
+        },
+        saddr: flow.saddr,
+        daddr: flow.daddr,
+        sport: flow.sport,
+        dport: flow.dport,
+        entropy: 0,
+    };
+    (flow, conn)
+}
+
+#[test]
+fn a_direct_connection_expires_by_itself() {
+    let mut lab = Lab::new(STANDARD);
+    lab.set_timeouts(|timeouts| timeouts.tcp_established = std::time::Duration::from_secs(5));
+    let hz = lab.datapath.clock().hz;
+    let map = lab.map("conntrack");
+    let put = |flow: &abi::flow4, conn: &abi::conn4| {
+        map.update(abi::bytes_of(flow), abi::bytes_of(conn), MapFlags::ANY)
+            .expect("an entry");
+    };
+    let (old, conn) = entry(&lab, 40_000, 6 * hz);
+    put(&old, &conn);
+    let (young, conn) = entry(&lab, 40_001, 2 * hz);
+    put(&young, &conn);
+    // Whatever is under the key that a reply's entry would have keeps no direct connection alive.
+    let (_, conn) = entry(&lab, 40_000, 0);
+    let reversed = abi::flow4 {
+        saddr: old.daddr,
+        daddr: old.saddr,
+        sport: old.dport,
+        dport: old.sport,
+        ..old
+    };
+    put(&reversed, &conn);
+
+    let sweeper = lab.datapath.sweeper().expect("a sweeper");
+    let swept = sweeper.sweep(&|_, _| true).expect("a sweep");
+    assert_eq!((swept.entries, swept.expired), (3, 1));
+    let left: Vec<u16> = lab.entries().iter().map(|e| e.flow.source.1).collect();
+    assert!(
+        !left.contains(&40_000) && left.contains(&40_001),
+        "{left:?}"
+    );
+}
