@@ -60,6 +60,13 @@ version="$1"
 shift
 [ "$(id -u)" -eq 0 ] || die "the host's files are read as root: run \"sudo $0 $version $*\""
 [ $# -eq 0 ] || SCENARIOS=("$@")
+files=()
+for name in "${SCENARIOS[@]}"; do
+	file="tests/vm/$name.sh"
+	[ -e "$ROOT/$file" ] || file="tests/e2e/$name.sh"
+	[ -e "$ROOT/$file" ] || die "no scenario \"$name\", neither in tests/vm nor in tests/e2e"
+	files+=("$file")
+done
 
 # --------------------------------------------------------------------- the machine
 
@@ -91,12 +98,7 @@ initramfs() {
 	cp -r "$ROOT/topology" "$directory/xdplb/topology"
 	cp -r "$ROOT/tests/e2e" "$ROOT/tests/vm" "$directory/xdplb/tests"
 	programs "$directory/xdplb/bin" >&2
-	for name in "${SCENARIOS[@]}"; do
-		for file in tests/vm/$name.sh tests/e2e/$name.sh; do
-			[ ! -e "$ROOT/$file" ] || break
-		done
-		echo "$file"
-	done >"$directory/xdplb/scenarios"
+	printf '%s\n' "${files[@]}" >"$directory/xdplb/scenarios"
 	(cd "$directory" && find . | cpio --quiet -o -H newc)
 }
 
