@@ -12,13 +12,18 @@ use std::path::PathBuf;
 use libbpf_cargo::SkeletonBuilder;
 use xdplb_requirements::{clang, INSTALL};
 
-/// What is compiled, and the skeletons that come of it. The second is for the benchmarks, which measure
+/// What is compiled, and the skeletons that come of it. The last is for the benchmarks, which measure
 /// the datapath's own body.
-const SOURCES: [(&str, &str); 2] = [
+const SOURCES: [(&str, &str); 3] = [
     ("bpf/xdp_lb.bpf.c", "xdp_lb.skel.rs"),
+    ("bpf/xdp_decap.bpf.c", "xdp_decap.skel.rs"),
     ("tests/bench/bench.bpf.c", "bench.skel.rs"),
 ];
-const REASONS: &str = "include/reasons.h";
+/// Headers with a list of reasons, and what it becomes.
+const REASONS: [(&str, &str); 2] = [
+    ("include/reasons.h", "reasons.rs"),
+    ("include/decap.h", "decap_reasons.rs"),
+];
 
 fn main() {
     if let Err(error) = build() {
@@ -35,10 +40,9 @@ fn build() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=include");
     println!("cargo:rerun-if-changed=tests/bench");
 
-    fs::write(
-        out.join("reasons.rs"),
-        reasons(&fs::read_to_string(REASONS)?)?,
-    )?;
+    for (header, table) in REASONS {
+        fs::write(out.join(table), reasons(header)?)?;
+    }
 
     let mut arguments: Vec<OsString> = [
         "-O2",
@@ -82,13 +86,13 @@ fn includes() -> Vec<PathBuf> {
     directories
 }
 
-/// `X(NAME, VERDICT, "text")` lines as a Rust table, in order.
+/// `X(NAME, VERDICT, "text")` lines of a header as a Rust table, in order.
 fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
     let mut table = String::from(
-        "/// Every reason, by index into `counters`.\npub static REASONS: &[Reason] = &[\n",
+        "/// Every reason, by index into the map of counters.\npub static REASONS: &[Reason] = &[\n",
     );
     let mut found = 0;
-    for line in header.lines() {
+    for line in fs::read_to_string(header)?.lines() {
         let Some(entry) = line.trim().strip_prefix("X(") else {
             continue;
         };
@@ -100,7 +104,7 @@ fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
         });
         let Some((name, verdict, text)) = fields else {
             return Err(
-                format!("{REASONS}: not of the form X(NAME, VERDICT, \"text\"): {line}").into(),
+                format!("{header}: not of the form X(NAME, VERDICT, \"text\"): {line}").into(),
             );
         };
         let verdict = match verdict {
@@ -109,7 +113,7 @@ fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
             "TX" => "Answer",
             other => {
                 return Err(format!(
-                    "{REASONS}: {name}: verdict {other} is none of DROP, PASS and TX"
+                    "{header}: {name}: verdict {other} is none of DROP, PASS and TX"
                 )
                 .into())
             }
@@ -121,7 +125,7 @@ fn reasons(header: &str) -> Result<String, Box<dyn Error>> {
         found += 1;
     }
     if found == 0 {
-        return Err(format!("{REASONS}: no X(NAME, VERDICT, \"text\") line found").into());
+        return Err(format!("{header}: no X(NAME, VERDICT, \"text\") line found").into());
     }
     table.push_str("];\n");
     Ok(table)

@@ -21,24 +21,6 @@ static const __u64 leaving_reasons = 1ULL << REASON_UNKNOWN_PORT_PASSED |
 				     1ULL << REASON_NO_BACKEND_PASSED |
 				     1ULL << REASON_OTHER_PROTOCOL | 1ULL << REASON_ICMP_UNRELATED;
 
-/* Parsing has refused the packet: if it is for a VIP that stands, else it is the stack's. */
-static __always_inline int refused_ipv4(const struct flow4 *flow, int reason)
-{
-	struct flow6 wide;
-
-	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
-		return reason;
-	widen_flow(flow, &wide);
-	return refuse(&wide, reason);
-}
-
-static __always_inline int refused_ipv6(const struct flow6 *flow, int reason)
-{
-	if (likely(reason == REASON_NOT_OURS || reason == REASON_NOT_IP))
-		return reason;
-	return refuse(flow, reason);
-}
-
 /*
  * A host that does not hold the VIP forwards the packet, and where its route is the one that the
  * packet came by it would be here again at once, until its TTL is used up.
@@ -84,28 +66,24 @@ __noinline int conclude(struct xdp_md *ctx, int reason)
 	return finish(ctx->ingress_ifindex, reason);
 }
 
-static __always_inline int conclude_ipv4(struct xdp_md *ctx, const struct packet *p,
-					 const struct flow4 *flow, int reason)
+/* Parsing has refused the packet: if it is for a VIP that stands, else it is the stack's. */
+__noinline int refuse_packet(struct xdp_md *ctx, int reason)
 {
 	struct work *w = array_at(scratch, 0);
 
-	if (w) {
-		gather_facts(p, 4, &w->facts);
-		widen_flow(flow, &w->facts.flow);
-	}
-	return conclude(ctx, reason);
+	return w ? conclude(ctx, refuse(&w->facts.flow, reason)) : XDP_ABORTED;
+}
+
+static __always_inline int conclude_ipv4(struct xdp_md *ctx, const struct packet *p,
+					 const struct flow4 *flow, int reason)
+{
+	return describe_ipv4(p, flow) ? conclude(ctx, reason) : XDP_ABORTED;
 }
 
 static __always_inline int conclude_ipv6(struct xdp_md *ctx, const struct packet *p,
 					 const struct flow6 *flow, int reason)
 {
-	struct work *w = array_at(scratch, 0);
-
-	if (w) {
-		gather_facts(p, 6, &w->facts);
-		w->facts.flow = *flow;
-	}
-	return conclude(ctx, reason);
+	return describe_ipv6(p, flow) ? conclude(ctx, reason) : XDP_ABORTED;
 }
 
 #endif

@@ -62,7 +62,7 @@ static __always_inline __u32 overhead_of(const struct conn *c, const struct back
 static __always_inline int fits(const struct packet *p, const struct conn *c,
 				const struct backend *b, const struct interface *out)
 {
-	__u32 overhead = overhead_of(c, b), length = p->length - (p->l3 - p->data);
+	__u32 overhead = overhead_of(c, b), length = p->length - p->ethernet;
 	struct work *w;
 
 	if (likely(length + overhead <= out->mtu))
@@ -202,9 +202,9 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *p,
 				       const struct backend *b, const struct conn *c, __u32 entropy)
 {
 	const struct settings *s = array_at(settings, 0);
-	__u32 ethernet = p->l3 - p->data, tags = (ethernet - ETH_HLEN) & 15;
+	__u32 tags = (p->ethernet - ETH_HLEN) & 15;
 	__u32 overhead = tunnel_overhead(c->forward, b->family);
-	struct inner inner = {.length = p->length - ethernet};
+	struct inner inner = {.length = p->length - p->ethernet};
 	int with_sum = c->forward == FORWARD_GUE && b->family == 6;
 	struct tunnel t = {
 		.backend = b,

@@ -315,18 +315,14 @@ static __noinline int error(struct xdp_md *ctx, struct work *w)
 }
 
 /*
- * A whole ICMP packet, described in `scratch`. GO_ON: its connection is in w->c, and it is
- * translated where that connection is. Not static: see track().
+ * A whole ICMP packet. GO_ON: it goes with the connection in w->c, and is translated where that
+ * connection is.
  */
-__noinline int icmp(struct xdp_md *ctx)
+static __always_inline int icmp(struct xdp_md *ctx, struct work *w)
 {
-	struct work *w = array_at(scratch, 0);
+	struct facts *f = &w->facts;
 	struct icmp_header *header;
-	struct facts *f;
 
-	if (!w)
-		return REASON_TABLE_FULL;
-	f = &w->facts;
 	if (f->l4 >= QUOTE_REACH)
 		return refuse(&f->flow, REASON_BAD_EXTENSION);
 	if (f->l4 + sizeof(*header) > f->length)
@@ -341,46 +337,6 @@ __noinline int icmp(struct xdp_md *ctx)
 		return error(ctx, w);
 	}
 	return refuse(&f->flow, REASON_OTHER_PROTOCOL);
-}
-
-/* The connection that an ICMP error belongs to, and its backend, if it is to go on. */
-static __always_inline int icmp_ipv4(struct xdp_md *ctx, struct packet *p, struct flow4 *flow,
-				     struct conn4 **c, const struct backend **b)
-{
-	struct work *w = array_at(scratch, 0);
-	int reason;
-
-	if (!w)
-		return REASON_TABLE_FULL;
-	flow->protocol = p->protocol;
-	p->tcp_flags = 0;
-	gather_facts(p, 4, &w->facts);
-	widen_flow(flow, &w->facts.flow);
-	reason = icmp(ctx);
-	p->kind = ICMP_ERROR;
-	narrow_conn(&w->c, &w->narrow);
-	*c = &w->narrow;
-	*b = array_at(backends, w->c.conn.backend);
-	return reason;
-}
-
-static __always_inline int icmp_ipv6(struct xdp_md *ctx, struct packet *p, struct flow6 *flow,
-				     struct conn6 **c, const struct backend **b)
-{
-	struct work *w = array_at(scratch, 0);
-	int reason;
-
-	if (!w)
-		return REASON_TABLE_FULL;
-	flow->protocol = p->protocol;
-	p->tcp_flags = 0;
-	gather_facts(p, 6, &w->facts);
-	w->facts.flow = *flow;
-	reason = icmp(ctx);
-	p->kind = ICMP_ERROR;
-	*c = &w->c;
-	*b = array_at(backends, w->c.conn.backend);
-	return reason;
 }
 
 #endif

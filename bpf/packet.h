@@ -27,9 +27,8 @@
 /* Below every enum reason. */
 #define GO_ON (-1)
 
-/* What parsing says of a packet that has no 5-tuple of its own; its caller finds it one. */
-#define IS_ICMP		  (-2)
-#define IS_LATER_FRAGMENT (-3)
+/* What parsing says of a packet that has no 5-tuple of its own: ICMP, or a later fragment. */
+#define IS_PORTLESS (-2)
 
 enum packet_kind {
 	WHOLE_PACKET,
@@ -59,7 +58,8 @@ struct packet {
 	void *l3;   /* IPv4 or IPv6 header */
 	void *l4;   /* TCP or UDP header, checked to be there */
 	__be16 ethertype;
-	__u32 length; /* Ethernet header on, padding off: may be more than IP's 65,535 */
+	__u16 ethernet; /* bytes before l3: header and VLAN tags */
+	__u32 length;	/* Ethernet header on, padding off: may be more than IP's 65,535 */
 	/* Words, so that the verifier sees one value wherever they are compared. */
 	__u32 protocol;	 /* IPPROTO_TCP or IPPROTO_UDP */
 	__u32 tcp_flags; /* 0 for UDP */
@@ -68,8 +68,8 @@ struct packet {
 	__u32 kind;	 /* enum packet_kind */
 	/* Of a fragment. */
 	__be32 fragment_id;
-	__u32 fragment_offset;	/* bytes */
-	__u32 fragment_headers; /* of a first one: bytes of extensions before TCP or UDP */
+	__u32 fragment_offset; /* bytes from where the first one's data begins */
+	__u32 headers_end;     /* of a first one: where its TCP or UDP header ends, likewise */
 };
 
 /* The same for the stages that new and changing connections go through: no pointers, and one
@@ -88,6 +88,9 @@ struct facts {
 	__u8 established; /* the entry stands in conntrack, not in opening */
 	__u8 kind;	  /* enum packet_kind */
 	__u8 pad[3];
+	__be32 fragment_id;
+	__u32 fragment_offset; /* bytes */
+	__u32 headers_end;
 };
 
 #endif

@@ -78,6 +78,7 @@ static __always_inline int parse_ethernet(struct xdp_md *ctx, struct packet *p)
 	if ((void *)(eth + 1) > p->end)
 		return REASON_NOT_IP;
 	p->l3 = eth + 1;
+	p->ethernet = sizeof(*eth);
 	/* struct ethhdr is packed: read through it, the two bytes would be loaded one by one. */
 	p->ethertype = *(__be16 *)(p->data + 2 * ETH_ALEN);
 
@@ -91,6 +92,7 @@ static __always_inline int parse_ethernet(struct xdp_md *ctx, struct packet *p)
 			return REASON_NOT_IP;
 		p->ethertype = tag->ethertype;
 		p->l3 = tag + 1;
+		p->ethernet += sizeof(*tag);
 	}
 	return GO_ON;
 }
@@ -163,6 +165,7 @@ static __always_inline int parse_l4(struct packet *p, __u32 l4_length)
 		if (tcp->doff < 5 || tcp->doff * 4U > l4_length)
 			return bad;
 		p->tcp_flags = ((__u8 *)tcp)[13];
+		p->headers_end += tcp->doff * 4U;
 		return GO_ON;
 	}
 	if (p->protocol == IPPROTO_UDP) {
@@ -176,9 +179,11 @@ static __always_inline int parse_l4(struct packet *p, __u32 l4_length)
 		    (p->kind == WHOLE_PACKET && bpf_ntohs(udp->len) > l4_length))
 			return bad;
 		p->tcp_flags = 0;
+		p->headers_end += sizeof(*udp);
 		return GO_ON;
 	}
-	return is_icmp(p->protocol) && p->kind == WHOLE_PACKET ? IS_ICMP : REASON_OTHER_PROTOCOL;
+	return is_icmp(p->protocol) && p->kind == WHOLE_PACKET ? IS_PORTLESS
+							       : REASON_OTHER_PROTOCOL;
 }
 
 static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, struct flow4 *flow)
@@ -198,21 +203,20 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, stru
 	flow->daddr = ip->daddr;
 	header = ip->ihl * 4U;
 	total = bpf_ntohs(ip->tot_len);
-	p->length = p->l3 - p->data + total;
+	p->length = p->ethernet + total;
 	p->protocol = ip->protocol;
 	p->ttl = ip->ttl;
 	p->l4 = p->l3 + header;
 
 	if (ip->version != 4 || header < sizeof(*ip) || total < header ||
-	    !frame_holds(ctx, p, p->l3 - p->data + total))
+	    !frame_holds(ctx, p, p->length))
 		return REASON_BAD_HEADER;
 	if (unlikely(ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))) {
 		p->fragment_id = ip->id;
 		p->fragment_offset = (bpf_ntohs(ip->frag_off) & IP_FRAGMENT_OFFSET) * 8;
 		p->kind = p->fragment_offset ? LATER_FRAGMENT : FIRST_FRAGMENT;
 		if (p->kind == LATER_FRAGMENT)
-			return may_be_balanced(p->protocol) ? IS_LATER_FRAGMENT
-							    : REASON_OTHER_PROTOCOL;
+			return may_be_balanced(p->protocol) ? IS_PORTLESS : REASON_OTHER_PROTOCOL;
 	}
 	reason = parse_l4(p, total - header);
 	if (reason != GO_ON)
@@ -303,7 +307,7 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 
 	copy16(flow->saddr, &ip6->saddr);
 	copy16(flow->daddr, &ip6->daddr);
-	start = p->l3 - p->data;
+	start = p->ethernet;
 	l4_start = start + sizeof(*ip6);
 	total = l4_start + bpf_ntohs(ip6->payload_len);
 	p->length = total;
@@ -326,14 +330,14 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 			return REASON_BAD_EXTENSION;
 		if (fragment.start) {
 			p->fragment_id = fragment.id;
-			p->fragment_headers = l4_start - fragment.start;
+			p->headers_end = l4_start - fragment.start;
 			p->fragment_offset = fragment.offset;
 			p->kind = fragment.offset ? LATER_FRAGMENT : FIRST_FRAGMENT;
 		}
 		/* What follows a later one's header is its first one's, and may be an extension. */
 		if (p->kind == LATER_FRAGMENT)
 			return may_be_balanced(p->protocol) || is_extension(p->protocol)
-				       ? IS_LATER_FRAGMENT
+				       ? IS_PORTLESS
 				       : REASON_OTHER_PROTOCOL;
 	}
 	reason = parse_l4(p, total - l4_start);

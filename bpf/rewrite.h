@@ -10,22 +10,27 @@
 #include "packet.h"
 #include "parse.h"
 
+/* Parsing has seen that the header is there, which Linux 6.1's verifier does not remember. */
 static __always_inline void rewrite_l4(struct packet *p, const struct conn *c, __be16 sport,
 				       __be16 dport)
 {
 	__be16 *ports = p->l4;
 
-	ports[0] = sport;
-	ports[1] = dport;
 	if (p->protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = p->l4;
 
+		if ((void *)(tcp + 1) > p->end)
+			return;
 		tcp->check = csum_apply(tcp->check, c->l4_delta);
 	} else {
 		struct udphdr *udp = p->l4;
 
+		if ((void *)(udp + 1) > p->end)
+			return;
 		udp->check = csum_apply_udp(udp->check, c->l4_delta);
 	}
+	ports[0] = sport;
+	ports[1] = dport;
 }
 
 static __always_inline void lower_ttl_ipv4(struct packet *p)
@@ -47,28 +52,50 @@ static __always_inline void rewrite_ipv4(struct packet *p, const struct conn4 *c
 {
 	struct iphdr *ip = p->l3;
 
-	/* Done already: its own flow is not the connection's. */
-	if (unlikely(p->kind == ICMP_ERROR))
-		return;
 	ip->ttl--;
 	ip->check = csum_apply(ip->check, c->conn.l3_delta);
 	ip->saddr = c->saddr;
 	ip->daddr = c->daddr;
-	if (likely(p->kind != LATER_FRAGMENT))
-		rewrite_l4(p, &c->conn, c->sport, c->dport);
+	rewrite_l4(p, &c->conn, c->sport, c->dport);
 }
 
 static __always_inline void rewrite_ipv6(struct packet *p, const struct conn6 *c)
 {
 	struct ipv6hdr *ip6 = p->l3;
 
-	if (unlikely(p->kind == ICMP_ERROR))
-		return;
 	ip6->hop_limit--;
 	copy16(&ip6->saddr, c->saddr);
 	copy16(&ip6->daddr, c->daddr);
-	if (likely(p->kind != LATER_FRAGMENT))
-		rewrite_l4(p, &c->conn, c->sport, c->dport);
+	rewrite_l4(p, &c->conn, c->sport, c->dport);
+}
+
+/* A packet without the connection's ports: an error that is translated already, a later fragment.
+ */
+static __always_inline void rewrite_portless(struct packet *p, const struct conn6 *c)
+{
+	struct ipv6hdr *ip6 = p->l3;
+	struct iphdr *ip = p->l3;
+	int changes = c->conn.forward < FORWARD_L2;
+
+	if (changes && p->kind == ICMP_ERROR)
+		return;
+	if (p->ethertype == bpf_htons(ETH_P_IP)) {
+		lower_ttl_ipv4(p);
+		if (changes) {
+			__u64 delta = csum_delta32(ip->saddr, c->saddr[3]) +
+				      csum_delta32(ip->daddr, c->daddr[3]);
+
+			ip->check = csum_apply(ip->check, csum_fold(delta));
+			ip->saddr = c->saddr[3];
+			ip->daddr = c->daddr[3];
+		}
+		return;
+	}
+	lower_ttl_ipv6(p);
+	if (changes && (void *)(ip6 + 1) <= p->end) {
+		copy16(&ip6->saddr, c->saddr);
+		copy16(&ip6->daddr, c->daddr);
+	}
 }
 
 #endif

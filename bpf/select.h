@@ -55,7 +55,7 @@ static __always_inline int no_backend(__u32 service)
 }
 
 /* XXH64 over the wide 5-tuple, with zeros for what the service does not hash by. */
-static __always_inline __u64 hash_flow(const struct flow6 *flow, __u32 by, __u64 seed)
+static __noinline __u64 hash_flow(const struct flow6 *flow, __u32 by, __u64 seed)
 {
 	struct flow6 input = *flow;
 

@@ -55,7 +55,7 @@ static __always_inline void make_reply(const struct facts *f, const struct conn6
 static __noinline int find_source(struct work *w, __u32 hash)
 {
 	const struct facts *f = &w->facts;
-	struct flow6 client;
+	struct flow6 *client = &w->client;
 
 	for (int i = 0; i <= NAT_TRIES; i++) {
 		if (i)
@@ -64,15 +64,15 @@ static __noinline int find_source(struct work *w, __u32 hash)
 		reply_flow(&w->c, f->flow.protocol, &w->other_flow);
 		if (find_connection(f->family, &w->other_flow, &w->other) < 0)
 			return GO_ON;
-		reply_flow(&w->other, f->flow.protocol, &client);
-		if (same_flow(&client, &f->flow))
+		reply_flow(&w->other, f->flow.protocol, client);
+		if (same_flow(client, &f->flow))
 			return GO_ON;
 		if (is_alive(f->family, &w->other_flow, f->now) ||
-		    is_alive(f->family, &client, f->now))
+		    is_alive(f->family, client, f->now))
 			continue;
 		/* Not swept yet. Its client is not to take our backend's entry for its own. */
-		table_remove(f->family, 1, &client);
-		table_remove(f->family, 0, &client);
+		table_remove(f->family, 1, client);
+		table_remove(f->family, 0, client);
 		return GO_ON;
 	}
 	return REASON_NO_PORT;
@@ -368,7 +368,7 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 	f->source.port = 0;
 	f->ingress = p->ingress;
 	f->now = now();
-	f->l3 = p->l3 - p->data;
+	f->l3 = p->ethernet;
 	f->l4 = p->l4 - p->data;
 	f->length = p->length;
 	f->family = family;
@@ -376,19 +376,44 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 	f->ttl = p->ttl;
 	f->established = 0;
 	f->kind = p->kind;
+	f->fragment_id = p->fragment_id;
+	f->fragment_offset = p->fragment_offset;
+	f->headers_end = p->headers_end;
+}
+
+static __always_inline struct work *describe_ipv4(const struct packet *p, const struct flow4 *flow)
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (!w)
+		return NULL;
+	gather_facts(p, 4, &w->facts);
+	widen_flow(flow, &w->facts.flow);
+	w->facts.flow.protocol = p->protocol;
+	return w;
+}
+
+static __always_inline struct work *describe_ipv6(const struct packet *p, const struct flow6 *flow)
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (!w)
+		return NULL;
+	gather_facts(p, 6, &w->facts);
+	w->facts.flow = *flow;
+	w->facts.flow.protocol = p->protocol;
+	return w;
 }
 
 /* The connection of the packet, which it may have made or changed, in *c. */
 static __always_inline int track_ipv4(const struct packet *p, const struct flow4 *flow,
 				      struct conn4 **c)
 {
-	struct work *w = array_at(scratch, 0);
+	struct work *w = describe_ipv4(p, flow);
 	int reason;
 
 	if (!w)
 		return REASON_TABLE_FULL;
-	gather_facts(p, 4, &w->facts);
-	widen_flow(flow, &w->facts.flow);
 	reason = track();
 	narrow_conn(&w->c, &w->narrow);
 	*c = &w->narrow;
@@ -398,12 +423,10 @@ static __always_inline int track_ipv4(const struct packet *p, const struct flow4
 static __always_inline int track_ipv6(const struct packet *p, const struct flow6 *flow,
 				      struct conn6 **c)
 {
-	struct work *w = array_at(scratch, 0);
+	struct work *w = describe_ipv6(p, flow);
 
 	if (!w)
 		return REASON_TABLE_FULL;
-	gather_facts(p, 6, &w->facts);
-	w->facts.flow = *flow;
 	*c = &w->c;
 	return track();
 }

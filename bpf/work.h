@@ -26,6 +26,7 @@ struct work {
 	struct conn6 c;	    /* the packet's own entry */
 	struct conn6 other; /* the other direction's */
 	struct flow6 other_flow;
+	struct flow6 client; /* of a connection that is in the way */
 	struct conn4 narrow;
 	struct port_search search;
 	struct claim6 claim;
@@ -33,6 +34,7 @@ struct work {
 	struct flow4 narrow_flow;
 	__u32 mtu;	     /* for an ICMP error: what would have fitted */
 	__u32 dont_fragment; /* DF is set */
+	__u32 verdict;
 };
 
 struct {

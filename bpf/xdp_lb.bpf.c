@@ -4,8 +4,7 @@
  * stage has a header of its own.
  *
  *   parse       Ethernet, VLAN, IP, TCP, UDP; most packets are not ours and end here
- *   fragment    what has no ports of its own takes its first fragment's
- *   icmp        ping is answered, errors go with the connection that they quote
+ *   portless    later fragments go with their first one, ICMP errors with what they quote
  *   connection  one lookup under the 5-tuple as it arrives, either direction
  *   track       new connections and packets that change one: service, backend, state
  *   rewrite     nat: the connection's new 5-tuple, TTL, checksums
@@ -22,9 +21,9 @@
 #include "count.h"
 #include "encap.h"
 #include "fragment.h"
-#include "icmp.h"
 #include "packet.h"
 #include "parse.h"
+#include "portless.h"
 #include "rewrite.h"
 #include "send.h"
 #include "track.h"
@@ -55,16 +54,18 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 	int reason;
 
 	reason = parse_ipv4(ctx, p, &flow);
-	if (reason == REASON_NOT_OURS)
+	if (reason == REASON_NOT_OURS || reason == REASON_NOT_IP)
 		return finish(p->ingress, reason);
-	if (unlikely(p->kind != WHOLE_PACKET))
-		reason = fragment_ipv4(p, &flow, reason);
-	if (unlikely(reason == IS_ICMP))
-		reason = icmp_ipv4(ctx, p, &flow, &c, &b);
-	else if (likely(reason == GO_ON))
-		reason = connect_ipv4(p, &flow, &c, &b);
-	else
-		return conclude_ipv4(ctx, p, &flow, refused_ipv4(&flow, reason));
+	if (unlikely(reason != GO_ON || p->kind != WHOLE_PACKET)) {
+		describe_ipv4(p, &flow);
+		if (reason == IS_PORTLESS)
+			return balance_portless(ctx);
+		if (reason == GO_ON)
+			reason = remember_fragment();
+		if (reason != GO_ON)
+			return refuse_packet(ctx, reason);
+	}
+	reason = connect_ipv4(p, &flow, &c, &b);
 	if (unlikely(reason != GO_ON))
 		return conclude_ipv4(ctx, p, &flow, reason);
 	if (unlikely(!b))
@@ -116,16 +117,18 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 	int reason;
 
 	reason = parse_ipv6(ctx, p, &flow);
-	if (reason == REASON_NOT_OURS)
+	if (reason == REASON_NOT_OURS || reason == REASON_NOT_IP)
 		return finish(p->ingress, reason);
-	if (unlikely(p->kind != WHOLE_PACKET))
-		reason = fragment_ipv6(p, &flow, reason);
-	if (unlikely(reason == IS_ICMP))
-		reason = icmp_ipv6(ctx, p, &flow, &c, &b);
-	else if (likely(reason == GO_ON))
-		reason = connect_ipv6(p, &flow, &c, &b);
-	else
-		return conclude_ipv6(ctx, p, &flow, refused_ipv6(&flow, reason));
+	if (unlikely(reason != GO_ON || p->kind != WHOLE_PACKET)) {
+		describe_ipv6(p, &flow);
+		if (reason == IS_PORTLESS)
+			return balance_portless(ctx);
+		if (reason == GO_ON)
+			reason = remember_fragment();
+		if (reason != GO_ON)
+			return refuse_packet(ctx, reason);
+	}
+	reason = connect_ipv6(p, &flow, &c, &b);
 	if (unlikely(reason != GO_ON))
 		return conclude_ipv6(ctx, p, &flow, reason);
 	if (unlikely(!b))

@@ -3,10 +3,14 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{value_parser, Args, Parser, Subcommand, ValueEnum};
+
+use crate::prefix::Prefix;
 
 /// Where the maps are pinned unless the file or the command line says otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
+/// Where `decap` pins its maps unless the command line says otherwise.
+pub const DECAP_PIN_DIR: &str = "/sys/fs/bpf/xdplb-decap";
 
 /// A layer-4 load balancer in XDP.
 ///
@@ -67,6 +71,8 @@ pub enum Command {
         #[command(flatten)]
         look: Look,
     },
+    /// On a backend: take IPIP and GUE headers off in XDP, until SIGINT or SIGTERM
+    Decap(DecapOptions),
 }
 
 /// What every command that only looks takes.
@@ -78,6 +84,37 @@ pub struct Look {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `decap` takes.
+#[derive(Debug, Clone, Args)]
+pub struct DecapOptions {
+    /// Where tunnel packets come in; may be given several times
+    #[arg(long, value_name = "INTERFACE", required = true)]
+    pub interface: Vec<String>,
+    /// Take tunnel packets from this address or prefix only, the balancers'; may be given several times
+    #[arg(long, value_name = "PREFIX")]
+    pub from: Vec<Prefix>,
+    /// The UDP port of GUE, tunnel.gue_port of the balancer
+    #[arg(long, value_name = "PORT", default_value_t = 6080, value_parser = value_parser!(u16).range(1..))]
+    pub gue_port: u16,
+    /// Native XDP, generic, or whichever works
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = ModeName::Auto)]
+    pub xdp_mode: ModeName,
+    /// Where the counters are pinned, on a bpffs
+    #[arg(long, value_name = "DIR", default_value = DECAP_PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// How XDP is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModeName {
+    /// Native, else generic with a warning
+    Auto,
+    /// In the driver, or fail
+    Native,
+    /// In the stack, on any interface
+    Generic,
 }
 
 /// Which connections; all of them without any option.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use xdplb::cli::{Cli, Command};
-use xdplb::{commands, daemon};
+use xdplb::{commands, daemon, decap};
 
 /// It failed while running.
 const FAILED: u8 = 1;
@@ -57,6 +57,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
             look,
         } => commands::conns::run(&look, &filter, count, out),
         Command::Drops { look } => commands::drops::run(&look, out),
+        Command::Decap(options) => {
+            return decap::run(&options).map_err(|error| Failure {
+                status: FAILED,
+                message: error.to_string(),
+            })
+        }
     };
     match done {
         Err(commands::Error::Output(error)) if error.kind() != io::ErrorKind::BrokenPipe => {

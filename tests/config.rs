@@ -958,26 +958,41 @@ fn tunnel_values() {
         ("gue_port = ¶0", "write a number from 1 to 65535"),
         ("gue_port = ¶65536", "write a number from 1 to 65535"),
         ("source = ¶5", "source is an integer; write a string"),
-        ("source = ¶[]", "source is an empty list; write source = \"192.0.2.1\""),
-        ("source = ¶\"eth0\"", "write an address such as \"192.0.2.1\" or a prefix"),
-        ("source = ¶\"192.0.2.1/\"", "write an address such as"),
-        ("source = ¶\"192.0.2.0/+8\"", "write an address such as"),
-        ("source = ¶\"192.0.2.0/33\"", "but IPv4 addresses have 32 bits"),
-        ("source = ¶\"2001:db8::/129\"", "but IPv6 addresses have 128 bits"),
+        (
+            "source = ¶[]",
+            "source is an empty list; write source = \"192.0.2.1\"",
+        ),
+        (
+            "source = ¶\"eth0\"",
+            "which is no prefix; write an address, or an address and a length",
+        ),
+        ("source = ¶\"192.0.2.1/\"", "no number from 0 to 32"),
+        ("source = ¶\"192.0.2.0/+8\"", "no number from 0 to 32"),
+        ("source = ¶\"192.0.2.0/33\"", "no number from 0 to 32"),
+        ("source = ¶\"2001:db8::/129\"", "no number from 0 to 128"),
         (
             "source = ¶\"172.16.0.1/16\"",
-            "has bits set after the first 16; write \"172.16.0.0/16\" for the prefix, or \"172.16.0.1\"",
+            "has bits set beyond its length; write 172.16.0.0/16 for the prefix, or 172.16.0.1",
         ),
         (
             "source = ¶\"2001:db8::1/64\"",
-            "write \"2001:db8::/64\" for the prefix, or \"2001:db8::1\"",
+            "write 2001:db8::/64 for the prefix, or 2001:db8::1",
         ),
-        ("source = ¶\"127.0.0.1\"", "a loopback address; write a unicast address"),
-        ("source = ¶\"126.0.0.0/7\"", "whose last address is 127.255.255.255, a loopback"),
+        (
+            "source = ¶\"127.0.0.1\"",
+            "a loopback address; write a unicast address",
+        ),
+        (
+            "source = ¶\"126.0.0.0/7\"",
+            "whose last address is 127.255.255.255, a loopback",
+        ),
         ("source = ¶\"0.0.0.0/0\"", "the unspecified address; write"),
         ("source = ¶\"::/96\"", "the unspecified address; write"),
         ("source = ¶\"224.0.0.0/8\"", "a multicast address; write"),
-        ("source = ¶\"255.255.255.0/24\"", "the broadcast address; write"),
+        (
+            "source = ¶\"255.255.255.0/24\"",
+            "the broadcast address; write",
+        ),
         ("source = ¶\"fe80::/96\"", "a link-local address; write"),
         ("source = ¶\"::ffff:10.0.0.0/104\"", "in IPv6 notation"),
         (
@@ -990,7 +1005,10 @@ fn tunnel_values() {
         ),
         ("¶sources = \"192.0.2.1\"", "did you mean \"source\"?"),
     ] {
-        refused(&format!("{DATAPATH}[tunnel]\n{lines}\n"), &["tunnel: ", phrase]);
+        refused(
+            &format!("{DATAPATH}[tunnel]\n{lines}\n"),
+            &["tunnel: ", phrase],
+        );
     }
     for (source, expected, low_bits) in [
         ("\"192.0.2.1\"", "192.0.2.1", 0),

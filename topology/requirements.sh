@@ -36,6 +36,7 @@ TEST_REQUIREMENTS="
 	setpriv                     util-linux
 	ping                        iputils-ping
 	nft                         nftables
+	python3                     python3
 	shellcheck                  shellcheck
 	clang-format-19             clang-format-19
 	git                         git

@@ -1,4 +1,4 @@
-//! `xdplb drops`: why packets were not balanced, and how many.
+//! `xdplb drops`: why packets were not balanced, or what `xdplb decap` did with them, and how many.
 
 use std::io::Write;
 
@@ -8,6 +8,7 @@ use super::{text, Error};
 use crate::cli::Look;
 use crate::datapath::reasons::Verdict;
 use crate::datapath::View;
+use crate::decap::program;
 
 #[derive(Serialize)]
 struct Row {
@@ -22,8 +23,14 @@ struct Row {
 /// # Errors
 /// When no datapath is pinned there, or nothing can be printed.
 pub fn run(look: &Look, out: &mut impl Write) -> Result<(), Error> {
-    let rows: Vec<Row> = View::open(&look.pin_dir)?
-        .drops()?
+    let counted = match program::pinned_counts(&look.pin_dir)? {
+        Some(counts) => counts
+            .into_iter()
+            .map(|count| (count.reason, count.packets))
+            .collect(),
+        None => View::open(&look.pin_dir)?.drops()?,
+    };
+    let rows: Vec<Row> = counted
         .into_iter()
         .map(|(reason, packets)| Row {
             reason: reason.name,

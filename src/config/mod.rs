@@ -15,10 +15,11 @@ mod validate;
 mod value;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::prefix::Prefix;
 pub use error::{Diagnostic, Error};
 pub use memory::ConnectionTables;
 
@@ -386,74 +387,6 @@ impl Service {
         self.backends
             .iter()
             .filter(move |backend| self.forward.carries(family, Family::of(backend.address)))
-    }
-}
-
-/// Addresses that begin alike, written `172.16.0.0/16`, or one, written without a length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix {
-    address: IpAddr,
-    length: u8,
-}
-
-impl Prefix {
-    /// The prefix of that many bits, at most all, that the address is in.
-    pub fn covering(address: IpAddr, length: u8) -> Prefix {
-        let length = length.min(Family::of(address).bits());
-        let prefix = Prefix { address, length };
-        Prefix {
-            address: prefix.with_host_bits(false),
-            length,
-        }
-    }
-
-    /// The prefix that has only this address.
-    pub const fn of(address: IpAddr) -> Prefix {
-        Prefix {
-            address,
-            length: Family::of(address).bits(),
-        }
-    }
-
-    /// The first address.
-    pub const fn address(self) -> IpAddr {
-        self.address
-    }
-
-    /// The last address.
-    pub fn last(self) -> IpAddr {
-        self.with_host_bits(true)
-    }
-
-    fn with_host_bits(self, set: bool) -> IpAddr {
-        let length = u32::from(self.length);
-        match self.address {
-            IpAddr::V4(v4) => {
-                let host = u32::MAX.checked_shr(length).unwrap_or(0);
-                let network = v4.to_bits() & !host;
-                Ipv4Addr::from_bits(if set { network | host } else { network }).into()
-            }
-            IpAddr::V6(v6) => {
-                let host = u128::MAX.checked_shr(length).unwrap_or(0);
-                let network = v6.to_bits() & !host;
-                Ipv6Addr::from_bits(if set { network | host } else { network }).into()
-            }
-        }
-    }
-
-    /// Which of an address's last 32 bits differ between the addresses of the prefix.
-    pub fn low_bits(self) -> u32 {
-        let host_bits = Family::of(self.address).bits() - self.length;
-        !u32::MAX.checked_shl(host_bits.into()).unwrap_or(0)
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.length == Family::of(self.address).bits() {
-            return self.address.fmt(f);
-        }
-        write!(f, "{}/{}", self.address, self.length)
     }
 }
 

@@ -12,7 +12,7 @@ use toml::de::DeValue;
 
 use super::document::{kind, quoted};
 use super::keyword::Keyword;
-use super::{duration, Family, MacAddress, PortRange, Prefix, NAME_LIMIT};
+use super::{duration, MacAddress, PortRange, Prefix, NAME_LIMIT};
 
 /// The longest timeout.
 const LONGEST: Duration = Duration::from_secs(10 * 24 * 3600);
@@ -212,36 +212,11 @@ pub(super) fn own_address(value: &DeValue) -> Result<IpAddr, String> {
 
 /// An element of `tunnel.source`: an address of this host, or a prefix all of whose addresses could be.
 pub(super) fn source(value: &DeValue) -> Result<Prefix, String> {
-    const FORM: &str = "an address such as \"192.0.2.1\" or a prefix such as \"172.16.0.0/16\"";
     let text = string(value, "\"192.0.2.1\" or \"172.16.0.0/16\"")?;
-    let wrong = || format!("is {}; write {FORM}", quoted(text));
-    let (address, length) = match text.split_once('/') {
-        None => (text, None),
-        // Digits only: `parse` alone would take a sign.
-        Some((address, length)) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-            (address, Some(length.parse::<u8>().map_err(|_| wrong())?))
-        }
-        Some(_) => return Err(wrong()),
-    };
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    check_unicast(address, Role::Own)?;
-    let Some(length) = length else {
-        return Ok(Prefix::of(address));
-    };
-    let bits = Family::of(address).bits();
-    if length > bits {
-        return Err(format!(
-            "is {text:?}, but {} addresses have {bits} bits; write {FORM}",
-            Family::of(address)
-        ));
-    }
-    let prefix = Prefix::covering(address, length);
-    if prefix.address() != address {
-        return Err(format!(
-            "is {text:?}, which has bits set after the first {length}; write \"{prefix}\" for the \
-             prefix, or \"{address}\" for the one address"
-        ));
-    }
+    let prefix: Prefix = text
+        .parse()
+        .map_err(|error| format!("is {}, which {error}", quoted(text)))?;
+    check_unicast(prefix.address(), Role::Own)?;
     check_unicast(prefix.last(), Role::Own)
         .map_err(|fault| format!("is {text:?}, whose last address {fault}"))?;
     Ok(prefix)

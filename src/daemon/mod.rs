@@ -5,8 +5,8 @@
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
 mod mtus;
-mod ports;
-mod signals;
+pub(crate) mod ports;
+pub(crate) mod signals;
 mod sweeping;
 
 use std::collections::BTreeSet;

@@ -9,7 +9,7 @@ use log::{info, warn};
 
 use super::Error;
 use crate::config::{Config, Forward, XdpMode, INTERFACE_LIMIT};
-use crate::datapath::{Datapath, Interface, Mode};
+use crate::datapath::{Datapath, Interface};
 use crate::neighbours::{Link, Neighbours, Resolution, Target};
 use crate::state::Hop;
 
@@ -46,7 +46,7 @@ impl Ports {
         let mut said = Vec::new();
         for (port, interface) in self.taken() {
             let mode = datapath.attach(port, interface, mode)?;
-            said.push(format!("{} ({})", interface.name, mode_name(mode)));
+            said.push(format!("{} ({})", interface.name, mode));
         }
         Ok(said.join(", "))
     }
@@ -67,7 +67,7 @@ impl Ports {
             let added = interface(name, config, neighbours).and_then(|interface| {
                 let port = self.free_slot()?;
                 let mode = datapath.attach(port, &interface, config.datapath.xdp_mode)?;
-                info!("{name}: attached ({})", mode_name(mode));
+                info!("{name}: attached ({})", mode);
                 self.slots[usize::from(port)] = Some(interface);
                 Ok(())
             });
@@ -168,7 +168,7 @@ impl Ports {
                 known.ifindex = 0;
                 match datapath.attach(port, &found, config.datapath.xdp_mode) {
                     Ok(mode) => {
-                        info!("{}: attached again ({})", found.name, mode_name(mode));
+                        info!("{}: attached again ({})", found.name, mode);
                         *known = found;
                     }
                     Err(error) => warn!("{error}"),
@@ -211,7 +211,11 @@ impl Ports {
     }
 }
 
-fn interface(name: &str, config: &Config, neighbours: &Neighbours) -> Result<Interface, Error> {
+/// The link that XDP can be attached to under this name.
+///
+/// # Errors
+/// When there is none, or it is of a kind that cannot carry Ethernet frames, for the operator.
+pub fn usable_link<'a>(name: &str, neighbours: &'a Neighbours) -> Result<&'a Link, String> {
     let link = neighbours.link_by_name(name).ok_or_else(|| {
         let others: Vec<&str> = neighbours
             .links()
@@ -219,16 +223,21 @@ fn interface(name: &str, config: &Config, neighbours: &Neighbours) -> Result<Int
             .filter(|link| link.ethernet)
             .map(|link| link.name.as_str())
             .collect();
-        Error::Interface(format!(
+        format!(
             "there is no interface {name}; this host has: {}",
             others.join(", ")
-        ))
+        )
     })?;
     if !link.ethernet {
-        return Err(Error::Interface(format!(
+        return Err(format!(
             "{name} does not carry Ethernet frames; name the device below it"
-        )));
+        ));
     }
+    Ok(link)
+}
+
+fn interface(name: &str, config: &Config, neighbours: &Neighbours) -> Result<Interface, Error> {
+    let link = usable_link(name, neighbours).map_err(Error::Interface)?;
     Ok(of_link(link, config, neighbours))
 }
 
@@ -257,13 +266,6 @@ fn of_link(link: &Link, config: &Config, neighbours: &Neighbours) -> Interface {
             IpAddr::V6(v6) => Some(*v6),
             IpAddr::V4(_) => None,
         }),
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Native => "native",
-        Mode::Generic => "generic",
     }
 }
 

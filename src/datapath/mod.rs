@@ -9,6 +9,7 @@ mod array;
 mod attach;
 pub mod clock;
 pub mod connections;
+pub(crate) mod link;
 pub mod pins;
 pub mod reasons;
 pub mod sweep;
@@ -32,8 +33,9 @@ use crate::state;
 use crate::state::regions::{self, Regions};
 pub use apply::Settings;
 use array::Array;
-pub use attach::{Interface, Mode};
+pub use attach::Interface;
 use clock::Clock;
+pub use link::Mode;
 use pins::PinDir;
 pub use view::View;
 
@@ -187,21 +189,29 @@ fn keep_libbpf_log(level: PrintLevel, message: String) {
     }
 }
 
+/// To be called before a load, so that [`refused`] has what libbpf says during it and nothing older.
+pub(crate) fn begin_load() {
+    libbpf_rs::set_print(Some((PrintLevel::Info, keep_libbpf_log)));
+    if let Ok(mut log) = LIBBPF_LOG.lock() {
+        log.clear();
+    }
+}
+
+/// The error of a load that failed.
+pub(crate) fn refused(source: libbpf_rs::Error) -> Error {
+    Error::Load {
+        remedy: load_remedy(&source),
+        source,
+    }
+}
+
 impl Datapath {
     /// Creates the maps and loads the programs. Nothing is attached or pinned yet.
     ///
     /// # Errors
     /// When the kernel refuses, with what it said.
     pub fn load(limits: &Limits) -> Result<Self, Error> {
-        libbpf_rs::set_print(Some((PrintLevel::Info, keep_libbpf_log)));
-        if let Ok(mut log) = LIBBPF_LOG.lock() {
-            log.clear();
-        }
-        let refused = |source| Error::Load {
-            remedy: load_remedy(&source),
-            source,
-        };
-
+        begin_load();
         // The skeleton borrows from its object for as long as it lives, which is as long as we do: a few
         // bytes for each load.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
@@ -244,26 +254,7 @@ impl Datapath {
     /// # Errors
     /// When a pin cannot be made; those made before it are removed.
     pub fn pin(&mut self, pins: PinDir) -> Result<(), Error> {
-        let path = pins.path().to_path_buf();
-        self.pins = Some(pins);
-        for mut map in self.skeleton.object_mut().maps_mut() {
-            let Some(name) = map
-                .name()
-                .to_str()
-                .filter(|name| pins::is_ours(name))
-                .map(str::to_owned)
-            else {
-                continue;
-            };
-            let path = path.join(&name);
-            map.pin(&path).map_err(|error| Error::Pins {
-                path,
-                reason: format!(
-                    "cannot pin the map here: {error}; is another program using the directory?"
-                ),
-            })?;
-        }
-        Ok(())
+        self.pins.insert(pins).pin_maps(self.skeleton.object_mut())
     }
 
     /// The datapath's clock.

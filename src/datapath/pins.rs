@@ -7,12 +7,28 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use libbpf_rs::{MapCore, Object};
 use log::{info, warn};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{mount, MsFlags};
 use nix::sys::statfs::{statfs, BPF_FS_MAGIC};
 
 use super::Error;
+
+/// What is pinned in a directory, and what the operator calls the directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents {
+    /// Every map that is pinned, under its own name.
+    pub names: &'static [&'static str],
+    /// The key or option that gives the directory.
+    pub setting: &'static str,
+}
+
+/// The balancer's.
+pub const BALANCER: Contents = Contents {
+    names: &NAMES,
+    setting: "datapath.pin_dir",
+};
 
 /// Every map that is pinned, under its own name.
 pub const NAMES: [&str; 20] = [
@@ -38,32 +54,35 @@ pub const NAMES: [&str; 20] = [
     "answers",
 ];
 
-/// Whether a file of that name in a pin directory is one of ours.
-pub fn is_ours(name: &str) -> bool {
-    NAMES.contains(&name)
-}
-
 /// A pin directory that this process has for itself. Dropping it removes our pins, and the directory if
 /// nothing else is in it.
 pub struct PinDir {
     path: PathBuf,
+    contents: Contents,
     /// Let go by the kernel when the process ends, however it ends.
     _lock: Flock<fs::File>,
 }
 
 impl PinDir {
+    /// [`PinDir::open_for`] the balancer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_for(path, BALANCER)
+    }
+
     /// Makes and locks the directory, mounting a bpffs if there is none, and removes what an instance
     /// that was killed has left in it.
     ///
     /// # Errors
     /// When another instance has it, it is not on a bpffs, or it cannot be made.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        mount_bpffs(path)?;
+    pub fn open_for(path: &Path, contents: Contents) -> Result<Self, Error> {
+        let setting = contents.setting;
+        mount_bpffs(path, setting)?;
         let failed = |action: &str, error: &dyn std::fmt::Display| Error::Pins {
             path: path.into(),
-            reason: format!(
-                "cannot {action}: {error}; xdplb needs write access to datapath.pin_dir"
-            ),
+            reason: format!("cannot {action}: {error}; xdplb needs write access to {setting}"),
         };
         fs::DirBuilder::new()
             .recursive(true)
@@ -75,13 +94,15 @@ impl PinDir {
         let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
             nix::errno::Errno::EWOULDBLOCK => Error::Pins {
                 path: path.into(),
-                reason: "another xdplb runs with this pin_dir; stop it, or give this one its own datapath.pin_dir"
-                    .into(),
+                reason: format!(
+                    "another xdplb runs with this pin directory; stop it, or give this one its own {setting}"
+                ),
             },
             other => failed("lock the directory", &other),
         })?;
         let pins = PinDir {
             path: path.into(),
+            contents,
             _lock: lock,
         };
         if pins.remove_pins() > 0 {
@@ -98,9 +119,35 @@ impl PinDir {
         &self.path
     }
 
+    /// Pins those maps of a loaded object that belong here, under their names.
+    ///
+    /// # Errors
+    /// When a pin cannot be made. Those made before it go with this directory.
+    pub fn pin_maps(&self, object: &mut Object) -> Result<(), Error> {
+        for mut map in object.maps_mut() {
+            let Some(name) = map
+                .name()
+                .to_str()
+                .filter(|name| self.contents.names.contains(name))
+                .map(str::to_owned)
+            else {
+                continue;
+            };
+            let path = self.path.join(&name);
+            map.pin(&path).map_err(|error| Error::Pins {
+                path,
+                reason: format!(
+                    "cannot pin the map here: {error}; is another program using the directory?"
+                ),
+            })?;
+        }
+        Ok(())
+    }
+
     /// How many there were.
     fn remove_pins(&self) -> usize {
-        NAMES
+        self.contents
+            .names
             .iter()
             .filter(|name| fs::remove_file(self.path.join(name)).is_ok())
             .count()
@@ -123,7 +170,7 @@ impl Drop for PinDir {
 }
 
 /// A bpffs over the nearest existing parent of the directory, mounted where systemd does if missing.
-fn mount_bpffs(path: &Path) -> Result<(), Error> {
+fn mount_bpffs(path: &Path, setting: &str) -> Result<(), Error> {
     const USUAL: &str = "/sys/fs/bpf";
 
     let existing = path
@@ -145,7 +192,7 @@ fn mount_bpffs(path: &Path) -> Result<(), Error> {
     Err(Error::Pins {
         path: path.into(),
         reason: format!(
-            "not on a bpffs; use a datapath.pin_dir under {USUAL}, or mount one: mkdir -p {0} && mount -t bpf bpf {0}",
+            "not on a bpffs; use a {setting} under {USUAL}, or mount one: mkdir -p {0} && mount -t bpf bpf {0}",
             path.display()
         ),
     })

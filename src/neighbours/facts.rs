@@ -160,7 +160,7 @@ pub(super) enum Event {
     LinkGone(u32),
     Neighbour(Hop, Entry),
     NeighbourGone(Hop),
-    /// An own address; only those fit as a source are kept.
+    /// An own address, and whether it is fit as a source.
     Address {
         ifindex: u32,
         address: IpAddr,
@@ -204,7 +204,10 @@ pub(super) enum Touched {
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     pub links: BTreeMap<u32, Link>,
+    /// Own addresses that are fit as a source for others.
     pub addresses: BTreeSet<(u32, IpAddr)>,
+    /// All own addresses.
+    pub local: BTreeSet<(u32, IpAddr)>,
     pub neighbours: HashMap<Hop, Entry>,
 }
 
@@ -219,6 +222,7 @@ impl Facts {
                     return Touched::Nothing;
                 }
                 self.addresses.retain(|&(ifindex, _)| ifindex != index);
+                self.local.retain(|&(ifindex, _)| ifindex != index);
                 self.neighbours.retain(|hop, _| hop.ifindex != index);
                 Touched::Link(index)
             }
@@ -235,14 +239,18 @@ impl Facts {
             Event::Address {
                 ifindex,
                 address,
-                usable: true,
-            } => touched_address(ifindex, self.addresses.insert((ifindex, address))),
-            Event::Address {
-                ifindex,
-                address,
-                usable: false,
+                usable,
+            } => {
+                self.local.insert((ifindex, address));
+                let changed = if usable {
+                    self.addresses.insert((ifindex, address))
+                } else {
+                    self.addresses.remove(&(ifindex, address))
+                };
+                touched_address(ifindex, changed)
             }
-            | Event::AddressGone { ifindex, address } => {
+            Event::AddressGone { ifindex, address } => {
+                self.local.remove(&(ifindex, address));
                 touched_address(ifindex, self.addresses.remove(&(ifindex, address)))
             }
             Event::Routes => Touched::Routes,
@@ -619,6 +627,7 @@ mod tests {
         ));
         assert_eq!(facts.apply(Event::LinkGone(1)), Touched::Link(1));
         assert!(facts.addresses.is_empty());
+        assert!(facts.local.is_empty());
         assert!(facts.neighbours.is_empty());
         assert_eq!(facts.apply(Event::LinkGone(1)), Touched::Nothing);
     }
@@ -645,6 +654,12 @@ mod tests {
             "deprecated"
         );
         assert!(facts.addresses.is_empty());
+        assert_eq!(facts.local, BTreeSet::from([(1, address)]), "still ours");
+        facts.apply(Event::AddressGone {
+            ifindex: 1,
+            address,
+        });
+        assert!(facts.local.is_empty());
     }
 
     #[test]

@@ -194,6 +194,12 @@ impl Neighbours {
         self.facts.addresses.iter().copied()
     }
 
+    /// Every address of this machine, whatever its interface, scope and state. A change by itself does
+    /// not make [`Self::handle_events`] say true.
+    pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.facts.local.iter().map(|&(_, address)| address)
+    }
+
     /// One round: listen, look up routes, ask neighbours, compare.
     fn step(&mut self, now: Instant, ticking: bool) -> Result<bool, Error> {
         self.listen()?;

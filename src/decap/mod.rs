@@ -1,0 +1,297 @@
+//! `xdplb decap`: on a backend, takes the tunnel header off packets before its stack sees them.
+//!
+//! Owns the order of things: starts the program, keeps the host's addresses in it, follows its
+//! interfaces, and stops it. Independent of the balancer, its maps and its pins.
+
+pub mod program;
+pub mod reasons;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use log::{debug, error, info, warn, LevelFilter};
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+
+use crate::capabilities;
+use crate::cli::{DecapOptions, ModeName};
+use crate::config::{Log, LogFormat, XdpMode};
+use crate::daemon::ports::usable_link;
+use crate::daemon::signals::{self, Signals};
+use crate::datapath;
+use crate::datapath::pins::PinDir;
+use crate::datapath::reasons::Verdict;
+use crate::logging;
+use crate::neighbours::{self, Neighbours, TICK};
+use program::{Count, Program, PINS, PREFIX_LIMIT};
+
+/// Why it could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel's side.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+    /// Netlink.
+    #[error(transparent)]
+    Neighbours(#[from] neighbours::Error),
+    /// Privileges.
+    #[error(transparent)]
+    Capabilities(#[from] capabilities::Missing),
+    /// Signals.
+    #[error(transparent)]
+    Signals(#[from] signals::Error),
+    /// An interface of the command line cannot be used.
+    #[error("--interface: {0}")]
+    Interface(String),
+    /// More sources than the map holds.
+    #[error("--from: {given} prefixes, and there is room for {PREFIX_LIMIT}; use wider ones")]
+    Sources {
+        /// How many there are.
+        given: usize,
+    },
+    /// The system refused something basic.
+    #[error("{action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Runs until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When it cannot start. Once it runs, what goes wrong is logged and mended where it can be.
+pub fn run(options: &DecapOptions) -> Result<(), Error> {
+    let log = Log {
+        level: LevelFilter::Info,
+        format: LogFormat::Text,
+    };
+    if logging::init(log).is_err() {
+        debug!("another logger is installed");
+    }
+    capabilities::check()?;
+    Decap::start(options)?.serve()
+}
+
+/// A running instance.
+struct Decap {
+    mode: XdpMode,
+    program: Program,
+    /// The kernel's index of each interface by name; 0 while it is not attached.
+    interfaces: BTreeMap<String, u32>,
+    neighbours: Neighbours,
+    signals: Signals,
+}
+
+impl Decap {
+    fn start(options: &DecapOptions) -> Result<Self, Error> {
+        if options.from.len() > PREFIX_LIMIT {
+            return Err(Error::Sources {
+                given: options.from.len(),
+            });
+        }
+        let mode = match options.xdp_mode {
+            ModeName::Auto => XdpMode::Auto,
+            ModeName::Native => XdpMode::Native,
+            ModeName::Generic => XdpMode::Generic,
+        };
+        let neighbours = Neighbours::open()?;
+        let names: BTreeSet<&String> = options.interface.iter().collect();
+        let found = names
+            .iter()
+            .map(|name| {
+                usable_link(name, &neighbours)
+                    .cloned()
+                    .map_err(Error::Interface)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let pins = PinDir::open_for(&options.pin_dir, PINS)?;
+        let mut program = Program::load(options.gue_port, &options.from)?;
+        program.set_local(neighbours.local_addresses().collect())?;
+        program.pin(pins)?;
+
+        let mut attached = Vec::new();
+        for link in &found {
+            let mode = program.attach(link, mode)?;
+            attached.push(format!("{} ({mode})", link.name));
+        }
+        capabilities::drop_unneeded();
+        let signals = Signals::install()?;
+        if options.from.is_empty() {
+            warn!(
+                "without --from, whoever can reach this host may send it packets under any source address, \
+                 past the filters on the way: name the balancers with --from"
+            );
+        }
+        info!(
+            "decapsulating on {} from {}; counters in {}",
+            attached.join(", "),
+            listed(&options.from),
+            options.pin_dir.display()
+        );
+        Ok(Decap {
+            mode,
+            program,
+            interfaces: found
+                .into_iter()
+                .map(|link| (link.name, link.index))
+                .collect(),
+            neighbours,
+            signals,
+        })
+    }
+
+    fn serve(&mut self) -> Result<(), Error> {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            self.wait(next_tick)?;
+            self.signals.clear();
+            if self.signals.stop() {
+                self.sum_up();
+                return Ok(());
+            }
+            let mut heard = self.neighbours.handle_events();
+            let now = Instant::now();
+            if now >= next_tick {
+                heard = heard.and_then(|_| self.neighbours.tick(now));
+                next_tick = now + TICK;
+            }
+            if let Err(error) = heard {
+                // The module asks anew.
+                warn!("{error}");
+            }
+            self.follow();
+        }
+    }
+
+    fn wait(&self, until: Instant) -> Result<(), Error> {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let mut descriptors = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.neighbours.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut descriptors, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(Error::System {
+                action: "wait for events",
+                source: errno.into(),
+            }),
+        }
+    }
+
+    /// The host's addresses, and interfaces that went and came back under their name.
+    fn follow(&mut self) {
+        let local: BTreeSet<IpAddr> = self.neighbours.local_addresses().collect();
+        if local != *self.program.local() {
+            if let Err(error) = self.program.set_local(local) {
+                error!(
+                    "the host's addresses have changed, and the program could not follow: {error}"
+                );
+            }
+        }
+        for (name, ifindex) in &mut self.interfaces {
+            let Some(link) = self.neighbours.link_by_name(name) else {
+                if *ifindex != 0 {
+                    warn!("{name}: the interface has gone; xdplb attaches again when it is back");
+                    self.program.detach(name);
+                    *ifindex = 0;
+                }
+                continue;
+            };
+            if link.index == *ifindex {
+                continue;
+            }
+            self.program.detach(name);
+            // Tried once for each interface that comes under the name, not at each tick.
+            *ifindex = link.index;
+            match self.program.attach(link, self.mode) {
+                Ok(mode) => info!("{name}: attached again ({mode})"),
+                Err(error) => error!("{error}"),
+            }
+        }
+    }
+
+    fn sum_up(&self) {
+        match self.program.counts() {
+            Ok(counts) => info!("stopping; {}", summary(&counts)),
+            Err(error) => warn!("stopping; {error}"),
+        }
+    }
+}
+
+fn listed(sources: &[crate::prefix::Prefix]) -> String {
+    if sources.is_empty() {
+        return "any source".into();
+    }
+    let texts: Vec<String> = sources.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+/// What was counted, in a line.
+fn summary(counts: &[Count]) -> String {
+    let of = |wanted: &dyn Fn(&Count) -> bool| {
+        let parts: Vec<String> = counts
+            .iter()
+            .filter(|count| count.packets > 0 && wanted(count))
+            .map(|count| {
+                let bytes = if count.decapsulated {
+                    format!(" ({} bytes)", count.bytes)
+                } else {
+                    String::new()
+                };
+                format!("{} {}{bytes}", count.packets, count.reason.name)
+            })
+            .collect();
+        if parts.is_empty() {
+            "none".into()
+        } else {
+            parts.join(", ")
+        }
+    };
+    format!(
+        "packets decapsulated: {}; left alone: {}; dropped: {}",
+        of(&|count| count.decapsulated),
+        of(&|count| !count.decapsulated && count.reason.verdict == Verdict::Pass),
+        of(&|count| count.reason.verdict == Verdict::Drop),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reasons::REASONS;
+    use super::*;
+
+    #[test]
+    fn a_summary_names_what_there_was() {
+        let count = |name: &str, decapsulated, packets, bytes| Count {
+            reason: REASONS
+                .iter()
+                .find(|reason| reason.name == name)
+                .expect(name),
+            decapsulated,
+            packets,
+            bytes,
+        };
+        assert_eq!(
+            summary(&[
+                count("ipip_4in4", true, 0, 0),
+                count("no_tunnel", false, 0, 0)
+            ]),
+            "packets decapsulated: none; left alone: none; dropped: none"
+        );
+        assert_eq!(
+            summary(&[
+                count("ipip_4in4", true, 3, 180),
+                count("gue_6in6", true, 1, 60),
+                count("no_tunnel", false, 7, 0),
+                count("bad_ecn", false, 2, 0),
+            ]),
+            "packets decapsulated: 3 ipip_4in4 (180 bytes), 1 gue_6in6 (60 bytes); \
+             left alone: 7 no_tunnel; dropped: 2 bad_ecn"
+        );
+    }
+}

@@ -1,0 +1,5 @@
+//! What the program does with packets: the list of `include/decap.h`, for printing.
+
+use crate::datapath::reasons::{Reason, Verdict};
+
+include!(concat!(env!("OUT_DIR"), "/decap_reasons.rs"));

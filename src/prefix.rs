@@ -1,0 +1,192 @@
+//! An address prefix, as people write it: `198.51.100.0/24`, `2001:db8::/32`, or one address.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A network address and how many of its bits count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    address: IpAddr,
+    length: u8,
+}
+
+/// A text that is no prefix.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// Neither an address nor one with a length.
+    #[error("is no prefix; write an address, or an address and a length: 198.51.100.0/24, 2001:db8::/32")]
+    NoPrefix,
+    /// The length is beyond the address.
+    #[error("has a length that is no number from 0 to {most}")]
+    Length {
+        /// Bits of the address.
+        most: u8,
+    },
+    /// The address has bits that the length excludes.
+    #[error("has bits set beyond its length; write {network} for the prefix, or {address} for the one address")]
+    HostBits {
+        /// What was probably meant.
+        network: Prefix,
+        /// Or this.
+        address: IpAddr,
+    },
+}
+
+impl Prefix {
+    /// The prefix of that many bits, at most all, that the address is in.
+    pub fn covering(address: IpAddr, length: u8) -> Prefix {
+        let length = length.min(bits(address));
+        let prefix = Prefix { address, length };
+        Prefix {
+            address: prefix.with_host_bits(false),
+            length,
+        }
+    }
+
+    /// The prefix that has only this address.
+    pub const fn of(address: IpAddr) -> Prefix {
+        Prefix {
+            address,
+            length: bits(address),
+        }
+    }
+
+    /// Its first address.
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Its last address.
+    pub fn last(&self) -> IpAddr {
+        self.with_host_bits(true)
+    }
+
+    /// Bits that count, 0 to 32 or 128.
+    pub const fn length(&self) -> u8 {
+        self.length
+    }
+
+    /// Which of an address's last 32 bits differ between the addresses of the prefix.
+    pub fn low_bits(&self) -> u32 {
+        let host_bits = bits(self.address) - self.length;
+        !u32::MAX.checked_shl(host_bits.into()).unwrap_or(0)
+    }
+
+    fn with_host_bits(&self, set: bool) -> IpAddr {
+        let length = u32::from(self.length);
+        match self.address {
+            IpAddr::V4(v4) => {
+                let host = u32::MAX.checked_shr(length).unwrap_or(0);
+                let network = v4.to_bits() & !host;
+                Ipv4Addr::from_bits(if set { network | host } else { network }).into()
+            }
+            IpAddr::V6(v6) => {
+                let host = u128::MAX.checked_shr(length).unwrap_or(0);
+                let network = v6.to_bits() & !host;
+                Ipv6Addr::from_bits(if set { network | host } else { network }).into()
+            }
+        }
+    }
+}
+
+const fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ParseError::NoPrefix)?;
+        let most = bits(address);
+        let length = match length {
+            None => most,
+            // `parse` would take a sign.
+            Some(digits) => Some(digits)
+                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|digits| digits.parse().ok())
+                .filter(|&length| length <= most)
+                .ok_or(ParseError::Length { most })?,
+        };
+        let network = Prefix::covering(address, length);
+        if network.address != address {
+            return Err(ParseError::HostBits { network, address });
+        }
+        Ok(network)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.length == bits(self.address) {
+            return self.address.fmt(f);
+        }
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write() {
+        for (text, shown) in [
+            ("198.51.100.10", "198.51.100.10"),
+            ("198.51.100.10/32", "198.51.100.10"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(
+                text.parse::<Prefix>().map(|p| p.to_string()),
+                Ok(shown.into())
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_none() {
+        for text in [
+            "",
+            "eth0",
+            "/24",
+            "10.0.0/24",
+            "10.0.0.0:80",
+            "10.0.0.0/8/8",
+            "[::1]",
+        ] {
+            let error = text.parse::<Prefix>().expect_err(text);
+            let length = matches!(error, ParseError::Length { .. });
+            assert!(error == ParseError::NoPrefix || length, "{text}: {error}");
+        }
+        for text in [
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/-1",
+            "::/129",
+            "::/256",
+        ] {
+            let error = text.parse::<Prefix>().expect_err(text);
+            assert!(
+                matches!(error, ParseError::Length { .. }),
+                "{text}: {error}"
+            );
+        }
+        let error = "198.51.100.10/24".parse::<Prefix>().expect_err("host bits");
+        assert!(error.to_string().contains("198.51.100.0/24"), "{error}");
+        let error = "2001:db8::1/0".parse::<Prefix>().expect_err("host bits");
+        assert!(error.to_string().contains("write ::/0"), "{error}");
+    }
+}
