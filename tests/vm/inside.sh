@@ -17,4 +17,6 @@ cd /run/xdplb
 stty -F /dev/ttyS1 -onlcr
 echo "Linux $(uname -r), up after $(cut -d ' ' -f 1 /proc/uptime) s"
 mapfile -t scenarios <scenarios
-XDPLB=/run/xdplb/bin/xdplb PACKETS=/run/xdplb/bin/packets tests/e2e/run.sh "${scenarios[@]}"
+# Distributions have its device node from the start.
+modprobe tun
+SCENARIO_LIMIT=600 XDPLB=/run/xdplb/bin/xdplb PROGRAMS=/run/xdplb/bin tests/e2e/run.sh "${scenarios[@]}"

@@ -70,15 +70,18 @@ done
 
 # --------------------------------------------------------------------- the machine
 
-# programs: the release binary and the packet tests, without what only a debugger reads.
+# programs DIRECTORY: the release binary and the tests of the XDP programs, without what only a
+# debugger reads.
 programs() {
-	local packets
+	local directory="$1" name executable
 	build_release
-	packets="$(as_cargo_user cargo test --quiet --no-run --test packets --message-format=json-render-diagnostics |
-		jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable')"
-	mkdir "$1"
-	strip -o "$1/xdplb" "$XDPLB"
-	strip -o "$1/packets" "$packets"
+	mkdir "$directory"
+	strip -o "$directory/xdplb" "$XDPLB"
+	as_cargo_user cargo test --quiet --no-run --test packets --test decap --message-format=json-render-diagnostics |
+		jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | "\(.target.name) \(.executable)"' |
+		while read -r name executable; do
+			strip -o "$directory/$name" "$executable"
+		done
 }
 
 # initramfs DIRECTORY: what the machine starts with, as an archive on standard output.
