@@ -107,9 +107,11 @@ static __always_inline void enter_ipv4(struct packet *p, struct inner *inner, in
 				  ? (__u32)bpf_htons(IP_DONT_FRAGMENT) << 16
 				  : ip->id;
 	inner->sum = 0;
+	/* 0xffff is 0 too, and is known. */
 	if (with_sum && has_sum(p, l4_length))
 		inner->sum = (__u16)~csum_fold((__u64)ip->saddr + ip->daddr +
-					       bpf_htons(p->protocol) + bpf_htons(l4_length));
+					       bpf_htons(p->protocol) + bpf_htons(l4_length))
+				     ?: 0xffff;
 }
 
 static __always_inline void enter_ipv6(struct packet *p, struct inner *inner, int with_sum)

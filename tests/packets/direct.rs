@@ -9,7 +9,7 @@ use crate::harness::frame::{
     Frame, Protocol, ACK, DESTINATION_OPTIONS, DOT1AD, DOT1Q, FIN, FRAGMENT, HOP_BY_HOP, PSH, RST,
     SYN,
 };
-use crate::harness::{Lab, Verdict, CLIENTS};
+use crate::harness::{at, Lab, Verdict, CLIENTS};
 use xdplb::datapath::abi::Flow;
 
 /// An established connection and the first packet of another, changed alike.
@@ -229,19 +229,68 @@ fn every_checksum() {
     }
 }
 
-/// Ports and addresses whose pseudo-header sums to nothing, and whose outer checksum would be 0.
+/// What is summed of the inner packet is nothing: that is a sum like any other.
 #[test]
-fn outer_checksums_at_the_edge() {
+fn inner_pseudo_headers_that_sum_to_nothing() {
     let lab = Lab::new(&cells::every());
+    let cell = Cell {
+        outer_ipv6: true,
+        ..gue(false)
+    };
+    // The words of this address, of 203.0.113.17, of protocol 17 and of 18 bytes are 0xffff together.
+    let client = at("198.51.253.150:1000");
+    let known = cell.open(&lab, Protocol::Udp, 1000);
+    let path = Path {
+        client,
+        seen: client,
+        ..known
+    };
+    let sent = lab.send(CLIENTS, &path.request(0).bytes());
+    let gue_port = ends_of(&sent.bytes).0.port();
+    let path = Path { gue_port, ..path };
+    assert_eq!(path.request(0).payload.len(), 10);
+    path.to_backend(&lab, "nothing", |ends| path.between(ends, 0).packet());
+}
+
+/// An outer checksum of 0 is sent as 0xffff (RFC 768).
+#[test]
+fn outer_checksums_that_become_zero() {
+    let lab = Lab::new(&cells::every());
+    // Where it is, in a frame to the backend.
+    let check_of = |frame: &[u8]| u16::from_be_bytes([frame[60], frame[61]]);
     for cell in cells::direct().filter(|cell| cell.mode == Mode::Gue && cell.outer_ipv6) {
-        let path = cell.establish(&lab, Protocol::Udp, 1000);
-        // The length goes into every sum that there is.
-        for length in 0..1400 {
-            path.to_backend(&lab, "length", |ends| {
+        let known = cell.open(&lab, Protocol::Udp, 1000);
+        let found = (0..2000_u16).find_map(|n| {
+            let [high, low] = n.to_be_bytes();
+            let mut client = known.client;
+            if !cell.ipv6 {
+                client.set_ip([198, 51, low, high].into());
+            }
+            let mut path = Path {
+                client,
+                seen: client,
+                ..known
+            };
+            let sent = lab.send(CLIENTS, &path.request(0).bytes());
+            path.gue_port = ends_of(&sent.bytes).0.port();
+            let of = |ends, length: u16| {
                 let frame = path.between(ends, 0);
-                frame.with(|f| f.payload = vec![0; length]).packet()
-            });
-        }
+                frame.with(|f| f.payload = vec![0; length.into()]).packet()
+            };
+            let base = check_of(&path.arriving(&Dress::default(), |ends| of(ends, 0)));
+            // Each byte of payload takes one from the checksum, and so does each of the flow label.
+            let (length, flow_label) = match (cell.ipv6, base) {
+                (true, label) => (0, label.into()),
+                (false, 0..=1300) => (base, 0),
+                _ => return None,
+            };
+            Some((path.clone(), of(path.inside(), length), flow_label))
+        });
+        let (path, packet, flow_label) = found.expect("a flow whose sum can become 0");
+        let shape = |_| packet.with(|p| p.flow_label = flow_label);
+        let expected = path.arriving(&Dress::default(), shape);
+        assert_eq!(check_of(&expected), 0xffff, "the test's own sum, {cell:?}");
+        path.to_backend(&lab, "the sum 0", shape);
     }
 }
 
