@@ -74,8 +74,8 @@ downloads() {
 	check "$what: all downloads still run" kill -0 "${TRANSFERS[@]}"
 }
 
-end_# downloads WHAT MODE...
-downloads() {
+# end_downloads WHAT MODE...
+end_downloads() {
 	local what="$1" mode family
 	shift
 	for mode in "$@"; do
