@@ -109,14 +109,12 @@ sleep 1
 SOURCES='"192.0.2.128/26", "2001:db8:2::1:0/112"'
 write_services
 check "reload: a prefix as tunnel.source" reload_xdplb
-in_ns sw timeout 60 tcpdump -n -l -i b1 'ip proto 4 or udp port 7070 or ip6 proto 4' >"$WORK/outer" 2>"$WORK/tcpdump" &
-wait_for 5 grep -q 'listening on' "$WORK/tcpdump" || true
+watch_packets sw b1 'ip proto 4 or udp port 7070 or ip6 proto 4'
 for name in ipip-in-4 ipip-in-6 gue-in-4 gue-in-6; do
 	check_equal "$name: a prefix as source: all are answered" \
 		"$(who_answers "192.0.2.${LAST[$name]}:8080" 60)" "b1 b2 b3"
 done
-sleep 0.5
-kill %tcpdump 2>/dev/null || kill "$(jobs -p | tail -n 1)" 2>/dev/null || true
+packets_seen >"$WORK/outer"
 # outer_sources PATTERN: how many there were.
 outer_sources() {
 	grep -oE "$1" "$WORK/outer" | sort -u | wc -l

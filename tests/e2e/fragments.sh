@@ -36,11 +36,9 @@ done
 # large as the rest of the way allows.
 ip_ns lb link set eth1 mtu 1600
 ip_ns b1 link set eth0 mtu 1600
-for route in 'default via 10.0.1.1' '10.0.1.0/24 dev eth0 proto kernel src 10.0.1.2' \
-	'default via 2001:db8:b1::1' '2001:db8:b1::/64 dev eth0 proto kernel'; do
-	# shellcheck disable=SC2086 # words
-	[[ "$route" == *::* ]] && ip_ns b1 -6 route change $route mtu 1500 || ip_ns b1 route change $route mtu 1500
-done
+ip_ns b1 route change default via 10.0.1.1 mtu 1500
+ip_ns b1 route change 10.0.1.0/24 dev eth0 proto kernel scope link src 10.0.1.2 mtu 1500
+ip_ns b1 -6 route change default via 2001:db8:b1::1 mtu 1500
 decapsulate b1 --from 10.0.1.1 --from 2001:db8:b1::1
 start_process b1 echo python3 "$HERE/udp.py" echo 7 "${ECHO_AT[@]}"
 wait_for 10 grep -q ready "$STATE/logs/echo" || {

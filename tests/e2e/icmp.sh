@@ -30,7 +30,7 @@ echo_refused() {
 	web_service b1 b3
 	service far '"tcp"' 81 5-tuple 8080 b3
 	service dns '"udp"' 53 5-tuple - b3
-	service closed '["tcp", "udp"]' 9 5-tuple - b1
+	service closed '["tcp", "udp"]' '"9-50"' 5-tuple - b1
 } | write_config
 start_or_end
 
@@ -57,6 +57,13 @@ check_equal "traceroute -U through the VIP, IPv4" "$(hops 4 -U -p 9 "$VIP4")" "$
 check_equal "traceroute -U through the VIP, IPv6" "$(hops 6 -U -p 9 "$VIP6")" "$LB6 $VIP6"
 check_equal "traceroute -I to the VIP, IPv4" "$(hops 4 -I "$VIP4")" "$VIP4"
 check_equal "traceroute -I to the VIP, IPv6" "$(hops 6 -I "$VIP6")" "$VIP6"
+# It counts ports up, as traceroute does.
+for vip in "$VIP4" "$VIP6"; do
+	[[ "$vip" == *:* ]] && first="$LB6" || first="$LB4"
+	check_equal "tracepath through the VIP, $vip" \
+		"$(client tracepath -n -p 9 -m 8 "$vip" 2>&1 | sed -nE 's/^ *[0-9]+: +(.*[^ ]) +[0-9.]+ms.*reached.*/\1 reached/p; s/^ *1: +([^ ]+) +[0-9.]+ms *$/\1/p' | uniq | xargs)" \
+		"$first $vip reached"
+done
 check "time exceeded is counted" test "$(packets_counted ttl_expired)" -ge 4
 
 # ---- errors of backends

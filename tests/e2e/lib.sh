@@ -387,6 +387,25 @@ decapsulated() {
 		'[.[] | select(.reason == $r or ($r == "" and (.reason | test("^(ipip|gue)_")))) | .packets] | add'
 }
 
+# watch_packets HOST DEVICE EXPRESSION...: tcpdump, until packets_seen.
+watch_packets() {
+	local host="$1" device="$2"
+	shift 2
+	start_process "$host" watch tcpdump -n -l -i "$device" "$@"
+	wait_for 10 grep -q 'listening on' "$STATE/logs/watch" || {
+		fail "tcpdump" "$(cat "$STATE/logs/watch")"
+		end
+	}
+}
+
+# packets_seen: one a line.
+packets_seen() {
+	# The last of them are on their way to it.
+	sleep 0.3
+	stop_process watch INT
+	grep -E '^[0-9:.]+ IP' "$STATE/logs/watch" || true
+}
+
 # --------------------------------------------------------------------- clients
 
 # client COMMAND...

@@ -21,22 +21,6 @@ udp() {
 	client python3 "$HERE/udp.py" ask "$1" "$2" 100
 }
 
-# watch HOST EXPRESSION: packets that come in by its eth0, until seen.
-watch() {
-	: >"$WORK/tcpdump"
-	in_ns "$1" tcpdump -n -l -Q in -i eth0 "$2" >"$WORK/seen" 2>"$WORK/tcpdump" &
-	WATCHER=$!
-	wait_for 5 grep -q 'listening on' "$WORK/tcpdump" || fail "tcpdump" "$(cat "$WORK/tcpdump")"
-}
-
-# seen: how many came.
-seen() {
-	sleep 0.3
-	kill "$WATCHER"
-	wait "$WATCHER" 2>/dev/null || true
-	wc -l <"$WORK/seen"
-}
-
 # ---- reject
 UNKNOWN_PORT=reject
 NO_BACKEND=reject
@@ -95,12 +79,12 @@ ip_ns lb -6 address del "$VIP6/128" dev lo
 ip_ns lb route add default via "$CLIENT4"
 ip_ns lb -6 route add default via "$CLIENT6"
 before="$(packets_counted loop)"
-watch client "host $VIP4 or host $VIP6"
+watch_packets client eth0 -Q in "host $VIP4 or host $VIP6"
 for vip in "$VIP4" "$VIP6"; do
 	check_equal "no loop: UDP to $vip, a port that no service has" "$(udp "$vip" 99)" "no answer"
 	check_equal "no loop: UDP to $vip, a service without a backend" "$(udp "$vip" 82)" "no answer"
 done
-check_equal "no loop: none came back" "$(seen)" 0
+check_equal "no loop: none came back" "$(packets_seen | wc -l)" 0
 check_equal "no loop: counted" "$(packets_counted loop)" $((before + 8))
 ip_ns lb route del default via "$CLIENT4"
 ip_ns lb -6 route del default via "$CLIENT6"
@@ -111,9 +95,9 @@ FORWARD=l2 service l2 '"udp"' 83 5-tuple - b1 | write_config
 check "reload: l2" reload_xdplb
 for vip in "$VIP4" "$VIP6"; do
 	before="$(packets_counted loop)"
-	watch b1 "udp port 83"
+	watch_packets b1 eth0 -Q in udp port 83
 	check_equal "l2 without the VIP at $vip" "$(udp "$vip" 83)" "no answer"
-	check_equal "l2 without the VIP at $vip: the backend had each datagram once" "$(seen)" 2
+	check_equal "l2 without the VIP at $vip: the backend had each datagram once" "$(packets_seen | wc -l)" 2
 	check_equal "l2 without the VIP at $vip: counted when it came back" "$(packets_counted loop)" $((before + 2))
 done
 end

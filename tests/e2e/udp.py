@@ -6,8 +6,8 @@
     udp.py fragments SOURCE ADDRESS PORT SIZE ORDER...
                                        the same, sent as fragments in that order: "0 2 1"
 
-"ask" and "fragments" end with status 0 when every byte came back, 1 when nothing did within a
-second, 3 when an ICMP error said that nobody listens, 4 when something else came.
+"ask" and "fragments" say what came of it, and end with status 0 when every byte came back. They
+wait for a second; "ask" sends twice, since with IPv6 the first may only teach the path's MTU.
 """
 
 import os
@@ -46,30 +46,23 @@ def echo(port, addresses):
 def await_answer(sock, data):
     sock.settimeout(WAIT)
     try:
-        answer = sock.recv(65536)
+        return "all of it" if sock.recv(65536) == data else "something else"
     except ConnectionRefusedError:
-        print("refused")
-        return 3
+        return "refused"
     except TimeoutError:
-        print("no answer")
-        return 1
-    if answer != data:
-        print(f"{len(answer)} bytes came back, not the {len(data)} that were sent")
-        return 4
-    return 0
+        return "no answer"
 
 
 def ask(address, port, size):
     data = os.urandom(size)
     sock = socket.socket(family_of(address), socket.SOCK_DGRAM)
     sock.connect((address, port))
-    # With IPv6 the first one may only teach us the path's MTU.
     for _ in range(2):
         sock.send(data)
-        status = await_answer(sock, data)
-        if status != 1:
-            return status
-    return 1
+        outcome = await_answer(sock, data)
+        if outcome != "no answer":
+            break
+    return outcome
 
 
 def checksum(data):
@@ -119,12 +112,14 @@ def main():
         case ["echo"] if len(arguments) >= 2:
             echo(int(arguments[0]), arguments[1:])
         case ["ask"] if len(arguments) == 3:
-            sys.exit(ask(arguments[0], int(arguments[1]), int(arguments[2])))
+            outcome = ask(arguments[0], int(arguments[1]), int(arguments[2]))
         case ["fragments"] if len(arguments) >= 5:
             order = [int(index) for index in arguments[4:]]
-            sys.exit(fragments(*arguments[:2], int(arguments[2]), int(arguments[3]), order))
+            outcome = fragments(*arguments[:2], int(arguments[2]), int(arguments[3]), order)
         case _:
             sys.exit(__doc__)
+    print(outcome)
+    sys.exit(outcome != "all of it")
 
 
 main()
