@@ -492,7 +492,7 @@ many_files() {
 check_iperf() {
 	local name="$1" loss="$2" report="$WORK/iperf3" verdict
 	shift 2
-	client timeout 30 iperf3 -J "$@" >"$report" 2>&1 || true
+	client timeout 30 iperf3 -J "$@" >"$report" 2>"$report.said" || true
 	verdict="$(jq -r --argjson loss "$loss" '
 		if .error then .error
 		elif .end.sum.lost_percent != null then
