@@ -71,6 +71,18 @@ static __always_inline int is_unicast(const __be32 *address, __u8 family)
 	return first && first != 127 && first < 224;
 }
 
+/*
+ * Whether the packet comes from one host, in a frame to one station: what is sent to all is
+ * answered by nobody (RFC 1122, section 3.2.2).
+ */
+static __always_inline int may_be_answered(struct xdp_md *ctx, const struct facts *f)
+{
+	const __u8 *frame = (void *)(long)ctx->data;
+
+	return is_unicast(f->flow.saddr, f->family) &&
+	       (const void *)(frame + 1) <= (void *)(long)ctx->data_end && !(*frame & 1);
+}
+
 /* One's complement sum of the frame from `offset` on, an IPv4 header's length and `beyond` bytes
  * more; not folded. */
 static __noinline __u64 sum_bytes(struct xdp_md *ctx, __u32 offset, __u32 beyond)
@@ -264,6 +276,17 @@ static __noinline int send_error(struct xdp_md *ctx, const struct facts *f, __u3
 /* As the first two bytes of the header lie in a word. */
 #define TYPE_CODE(type, code) ((type) | (code) << 8)
 
+/* Tells the sender the MTU that w->mtu says, which is all of the word in ICMPv6 and its lower half
+ * in ICMP (RFC 1191, section 4). From the address that the packet was for. */
+static __always_inline int send_too_big(struct xdp_md *ctx, const struct work *w)
+{
+	return send_error(ctx, &w->facts,
+			  w->facts.family == 4
+				  ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED)
+				  : TYPE_CODE(ICMPV6_TOO_BIG, 0),
+			  bpf_htonl(w->mtu), w->facts.flow.daddr);
+}
+
 /*
  * Turns the packet in hand, which is described in `scratch`, into the answer that `reason` asks
  * for. Gives back the reason to count: the same one, or why there is no answer.
@@ -272,53 +295,44 @@ static __noinline int make_answer(struct xdp_md *ctx, int reason)
 {
 	struct work *w = array_at(scratch, 0);
 	const struct facts *f;
-	__be32 saddr[4] __attribute__((aligned(8)));
-	__u32 type_code;
-	__be32 rest = 0;
-	int v4, error;
+	__be32 own[4] __attribute__((aligned(8)));
+	int v4, rejected, error;
 
 	if (!w)
 		return REASON_UNANSWERABLE;
 	f = &w->facts;
 	v4 = f->family == 4;
-	if (f->kind == ICMP_ERROR || !is_unicast(f->flow.saddr, f->family))
+	/* No answer is due: its sender lets routers cut it up. */
+	if (reason == REASON_TOO_BIG && v4 && !w->dont_fragment)
+		return REASON_TOO_BIG_DROPPED;
+	if (f->kind == ICMP_ERROR || !may_be_answered(ctx, f))
 		return REASON_UNANSWERABLE;
 	/* An IPv6 packet too big is worth saying of any fragment; the rest of the first one only.
 	 */
 	if (f->kind == LATER_FRAGMENT && (v4 || reason != REASON_TOO_BIG))
 		return REASON_UNANSWERABLE;
-	copy16(saddr, f->flow.daddr);
-	switch (reason) {
-	case REASON_UNKNOWN_PORT_REJECTED:
-	case REASON_NO_BACKEND_REJECTED:
-		if (f->tcp_flags & TCP_RST)
-			return REASON_UNANSWERABLE;
-		type_code = v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE)
-			       : TYPE_CODE(ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE);
-		break;
-	case REASON_TTL_EXPIRED:
-		own_address(f, saddr);
-		type_code = v4 ? TYPE_CODE(ICMP_TIME_EXCEEDED, ICMP_TTL_IN_TRANSIT)
-			       : TYPE_CODE(ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_IN_TRANSIT);
-		break;
-	case REASON_TOO_BIG:
-		if (v4 && !w->dont_fragment)
-			return REASON_TOO_BIG_DROPPED;
-		/* RFC 1191, section 4: the lower half of the word. */
-		rest = bpf_htonl(w->mtu);
-		type_code = v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED)
-			       : TYPE_CODE(ICMPV6_TOO_BIG, 0);
-		break;
-	default:
+	rejected = reason == REASON_UNKNOWN_PORT_REJECTED || reason == REASON_NO_BACKEND_REJECTED;
+	if (rejected && f->tcp_flags & TCP_RST)
 		return REASON_UNANSWERABLE;
-	}
 	if (!may_answer())
 		return REASON_ANSWERS_LIMITED;
-	if (f->flow.protocol == IPPROTO_TCP && reason != REASON_TTL_EXPIRED &&
-	    reason != REASON_TOO_BIG)
+	if (rejected && f->flow.protocol == IPPROTO_TCP) {
 		error = send_reset(ctx, f);
-	else
-		error = send_error(ctx, f, type_code, rest, saddr);
+	} else if (rejected) {
+		error = send_error(ctx, f,
+				   v4 ? TYPE_CODE(ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE)
+				      : TYPE_CODE(ICMPV6_UNREACHABLE, ICMPV6_PORT_UNREACHABLE),
+				   0, f->flow.daddr);
+	} else if (reason == REASON_TTL_EXPIRED) {
+		own_address(f, own);
+		error = send_error(
+			ctx, f,
+			v4 ? TYPE_CODE(ICMP_TIME_EXCEEDED, ICMP_TTL_IN_TRANSIT)
+			   : TYPE_CODE(ICMPV6_TIME_EXCEEDED, ICMPV6_HOP_LIMIT_IN_TRANSIT),
+			0, own);
+	} else {
+		error = send_too_big(ctx, w);
+	}
 	return error == GO_ON ? reason : error;
 }
 

@@ -34,13 +34,18 @@ static __always_inline int send_back(__u32 ingress)
 	return port ? bpf_redirect_map(&tx_ports, *port, XDP_TX) : XDP_TX;
 }
 
-/* `ingress` is the ifindex that the packet came by. */
-static __always_inline int finish(__u32 ingress, int reason)
+static __always_inline void count_reason(int reason)
 {
 	struct counter *counter = array_at(counters, reason);
 
 	if (counter)
 		counter->packets++;
+}
+
+/* `ingress` is the ifindex that the packet came by. */
+static __always_inline int finish(__u32 ingress, int reason)
+{
+	count_reason(reason);
 	if (unlikely(is_answer(reason)))
 		return send_back(ingress);
 	return dropping_reasons >> reason & 1 ? XDP_DROP : XDP_PASS;

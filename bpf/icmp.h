@@ -18,6 +18,8 @@
 #define QUOTE_REACH 512
 /* Every router has to quote this much of what follows the IP header (RFC 792). */
 #define QUOTED_L4 8
+/* Where TCP's checksum ends: the quote can end behind it. */
+#define TCP_CHECK_END 18
 
 /* Where things are, from the frame's start. */
 struct quoted {
@@ -53,7 +55,7 @@ static __noinline int send_echo_reply(struct xdp_md *ctx, const struct facts *f)
 	__u32 start = f->l3 & 31;
 	__u16 check;
 
-	if (!is_unicast(f->flow.saddr, f->family) || (void *)(icmp + 1) > end)
+	if (!may_be_answered(ctx, f) || (void *)(icmp + 1) > end)
 		return REASON_UNANSWERABLE;
 	check = icmp->checksum;
 	if (f->family == 4) {
@@ -221,8 +223,8 @@ static __noinline int translate_l4(struct xdp_md *ctx, struct work *w, const str
 
 		ports[3] = csum_apply_udp(before, csum_fold(delta));
 		t->message += csum_delta16(before, ports[3]);
-	} else if (q->l4 + sizeof(struct tcphdr) <= w->facts.length &&
-		   (void *)ports + sizeof(struct tcphdr) <= end) {
+	} else if (q->l4 + TCP_CHECK_END <= w->facts.length &&
+		   (void *)ports + TCP_CHECK_END <= end) {
 		translate_check(&ports[8], delta, t);
 	}
 	return GO_ON;
@@ -301,6 +303,7 @@ static __noinline int error(struct xdp_md *ctx, struct work *w)
 {
 	struct facts *f = &w->facts;
 	struct quoted q = {};
+	const struct backend *b;
 	struct flow6 key;
 	int reason = parse_quote(ctx, f, &q, &key);
 
@@ -309,6 +312,9 @@ static __noinline int error(struct xdp_md *ctx, struct work *w)
 	if (reason != GO_ON)
 		/* Whoever is not asked for it has it; the host may have talked as the VIP. */
 		return refuse(&f->flow, reason);
+	b = array_at(backends, w->c.conn.backend);
+	if (b && is_loop(f, b))
+		return REASON_LOOP;
 	if (f->ttl <= 1)
 		return REASON_UNANSWERABLE;
 	return w->c.conn.forward < FORWARD_L2 ? translate_error(ctx, w, &q) : GO_ON;
@@ -323,6 +329,9 @@ static __always_inline int icmp(struct xdp_md *ctx, struct work *w)
 	struct facts *f = &w->facts;
 	struct icmp_header *header;
 
+	/* The other family's, which means nothing here. */
+	if (f->flow.protocol != (f->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return refuse(&f->flow, REASON_OTHER_PROTOCOL);
 	if (f->l4 >= QUOTE_REACH)
 		return refuse(&f->flow, REASON_BAD_EXTENSION);
 	if (f->l4 + sizeof(*header) > f->length)

@@ -29,6 +29,8 @@
 
 /* What parsing says of a packet that has no 5-tuple of its own: ICMP, or a later fragment. */
 #define IS_PORTLESS (-2)
+/* It has left, by the verdict in struct work. */
+#define IS_SENT (-3)
 
 enum packet_kind {
 	WHOLE_PACKET,

@@ -12,6 +12,7 @@
 #include "encap.h"
 #include "fragment.h"
 #include "icmp.h"
+#include "relay.h"
 #include "rewrite.h"
 #include "send.h"
 #include "track.h"
@@ -31,7 +32,7 @@ static __always_inline void describe(struct xdp_md *ctx, const struct facts *f, 
 	p->kind = f->kind;
 }
 
-/* The packet goes with the connection in w->c. GO_ON: the verdict is in w->verdict. */
+/* The packet goes with the connection in w->c. IS_SENT, or a reason. */
 static __noinline int send_portless(struct xdp_md *ctx, struct work *w)
 {
 	const struct conn6 *c = &w->c;
@@ -61,7 +62,7 @@ static __noinline int send_portless(struct xdp_md *ctx, struct work *w)
 		rewrite_portless(&p, c);
 	}
 	w->verdict = transmit(&p, &c->conn, out, hop);
-	return GO_ON;
+	return IS_SENT;
 }
 
 /* A packet that is described in `scratch`. Gives back the verdict. Not static: see track(). */
@@ -79,10 +80,13 @@ __noinline int balance_portless(struct xdp_md *ctx)
 		reason = reason == GO_ON ? track() : refuse(&f->flow, reason);
 	} else {
 		reason = icmp(ctx, w);
+		if (f->kind == ICMP_ERROR &&
+		    (reason == REASON_NOT_OURS || reason == REASON_ICMP_UNRELATED))
+			reason = relay_too_big(ctx, w, reason);
 	}
 	if (reason == GO_ON)
 		reason = send_portless(ctx, w);
-	return reason == GO_ON ? (int)w->verdict : conclude(ctx, reason);
+	return reason == IS_SENT ? (int)w->verdict : conclude(ctx, reason);
 }
 
 #endif

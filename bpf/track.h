@@ -241,6 +241,9 @@ static __always_inline int proven(const struct conn *c, const struct facts *f)
 {
 	if (!(c->flags & CONN_REPLIED) && !is_direct(c))
 		return 0;
+	/* Of a datagram that has been seen. */
+	if (f->kind == LATER_FRAGMENT)
+		return 0;
 	if (f->flow.protocol == IPPROTO_UDP)
 		return 1;
 	return !(c->flags & CONN_REPLY) && f->tcp_flags & TCP_ACK &&

@@ -16,3 +16,4 @@ pub mod mtu;
 pub mod neighbours;
 pub mod prefix;
 pub mod state;
+mod waiting;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is checked before a change goes in: format, lints, licences, unit and
-# packet tests, the release build, the scenarios end to end. Installs what is missing.
+# packet tests, the release build, the scenarios end to end, some of them on older kernels.
+# Installs what is missing.
 #
 #   sudo tests/run.sh
 #
@@ -90,8 +91,11 @@ licences() {
 	fi
 }
 
-end_to_end() {
-	XDPLB="$XDPLB" tests/e2e/run.sh | tee "$work/end-to-end"
+# scenarios COMMAND...: its checks are counted one by one, by the last line that it prints.
+scenarios() {
+	local output
+	output="$(mktemp "$work/scenarios.XXXXXX")"
+	XDPLB="$XDPLB" "$@" | tee "$output"
 }
 
 install_missing "$BUILD_REQUIREMENTS" "$TOPOLOGY_REQUIREMENTS" "$TEST_REQUIREMENTS"
@@ -106,22 +110,27 @@ step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
 step "cargo deny" licences
 step "cargo test" cargo_test
 step "release build" build_release
-scenarios="0 passed, 0 failed"
 if [ -x "${XDPLB:-}" ]; then
-	step "end to end" end_to_end
-	scenarios="$(tail -n 1 "$work/end-to-end")"
+	step "end to end" scenarios tests/e2e/run.sh
+	for kernel in 6.1 6.12; do
+		step "Linux $kernel" scenarios tests/vm/run.sh "$kernel"
+	done
 fi
 
 printf '\n==== summary\n'
 printf '%s\n' "${summary[@]}"
 # The checks of the scenarios, and each other step as one.
-read -r passed _ failed _ <<<"$scenarios"
-if [ -e "$work/end-to-end" ]; then
-	steps=$((${#summary[@]} - 1))
-	[ "$failed" -eq 0 ] || failures=$((failures - 1))
-else
-	steps=${#summary[@]}
-fi
+passed=0
+failed=0
+steps=${#summary[@]}
+for output in "$work"/scenarios.*; do
+	result="$(tail -n 1 "$output" 2>/dev/null | grep -xE '[0-9]+ passed, [0-9]+ failed')" || continue
+	read -r good _ bad _ <<<"$result"
+	passed=$((passed + good))
+	failed=$((failed + bad))
+	steps=$((steps - 1))
+	[ "$bad" -eq 0 ] || failures=$((failures - 1))
+done
 passed=$((passed + steps - failures))
 failed=$((failed + failures))
 echo "$passed passed, $failed failed"

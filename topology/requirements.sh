@@ -45,6 +45,15 @@ TEST_REQUIREMENTS="
 	git                         git
 "
 
+VM_REQUIREMENTS="
+	qemu-system-x86_64          qemu-system-x86
+	cpio                        cpio
+	depmod                      kmod
+	strip                       binutils
+	sysctl                      procps
+	xz                          xz-utils
+"
+
 # Debian keeps administrators' programs where a plain PATH may not look.
 PATH="$PATH:/usr/sbin:/sbin"
 

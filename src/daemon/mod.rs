@@ -15,8 +15,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
-use nix::errno::Errno;
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::capabilities;
 use crate::config::{self, Config, Family, Forward};
@@ -25,6 +23,7 @@ use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
 use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
 use crate::state::{self, Desired, Health, Source, World};
+use crate::waiting::wait;
 use mtus::Mtus;
 use ports::Ports;
 use signals::Signals;
@@ -32,6 +31,8 @@ use sweeping::Sweeping;
 
 /// How long a start waits for neighbours that have not answered yet.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+/// How often it then asks.
+const BETWEEN_ANSWERS: Duration = Duration::from_millis(50);
 /// How often a condition that persists is logged.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 
@@ -192,19 +193,11 @@ impl Daemon {
     }
 
     fn wait(&self, until: Instant) -> Result<(), Error> {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        let mut descriptors = [
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.neighbours.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut descriptors, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(Error::System {
-                action: "wait for events",
-                source: errno.into(),
-            }),
-        }
+        let descriptors = [self.signals.as_fd(), self.neighbours.as_fd()];
+        wait(&descriptors, until).map_err(|source| Error::System {
+            action: "wait for events",
+            source,
+        })
     }
 
     /// The network has changed: interfaces, routes, neighbours.
@@ -376,16 +369,10 @@ fn wait_for_answers(neighbours: &mut Neighbours, targets: &BTreeSet<Target>) -> 
         if now >= deadline || targets.iter().all(resolved) {
             return Ok(());
         }
-        let mut descriptors = [PollFd::new(neighbours.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut descriptors, PollTimeout::from(50_u8)) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => {
-                return Err(Error::System {
-                    action: "wait for neighbours",
-                    source: errno.into(),
-                })
-            }
-        }
+        wait(&[neighbours.as_fd()], now + BETWEEN_ANSWERS).map_err(|source| Error::System {
+            action: "wait for neighbours",
+            source,
+        })?;
     }
 }
 

@@ -11,8 +11,6 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use log::{debug, error, info, warn, LevelFilter};
-use nix::errno::Errno;
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 
 use crate::capabilities;
 use crate::cli::{DecapOptions, ModeName};
@@ -24,6 +22,7 @@ use crate::datapath::pins::PinDir;
 use crate::datapath::reasons::Verdict;
 use crate::logging;
 use crate::neighbours::{self, Neighbours, TICK};
+use crate::waiting::wait;
 use program::{Count, Program, PINS, PREFIX_LIMIT};
 
 /// Why it could not start, or ended.
@@ -168,19 +167,11 @@ impl Decap {
     }
 
     fn wait(&self, until: Instant) -> Result<(), Error> {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        let mut descriptors = [
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.neighbours.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut descriptors, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(Error::System {
-                action: "wait for events",
-                source: errno.into(),
-            }),
-        }
+        let descriptors = [self.signals.as_fd(), self.neighbours.as_fd()];
+        wait(&descriptors, until).map_err(|source| Error::System {
+            action: "wait for events",
+            source,
+        })
     }
 
     /// The host's addresses, and interfaces that went and came back under their name.

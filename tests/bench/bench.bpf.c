@@ -58,6 +58,34 @@ int repeat(struct xdp_md *ctx)
 	return balance(ctx);
 }
 
+/* How many flows take turns, a power of two, and whose turn it is. */
+struct turns {
+	__u32 flows;
+	__u32 next;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct turns);
+} turns SEC(".maps");
+
+/* The same with flows that take turns, by their source port in IPv4 without options. */
+SEC("xdp.frags")
+int repeat_flows(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	struct saved *saved = array_at(frame, 0);
+	struct turns *t = array_at(turns, 0);
+
+	if (!saved || !t || data + SAVED > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	write_frame(data, saved);
+	*(__be16 *)(data + 34) = bpf_htons(t->next++ & (t->flows - 1));
+	return balance(ctx);
+}
+
 /* Bytes of the tunnel header that the datapath puts on. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

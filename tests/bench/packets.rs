@@ -297,7 +297,29 @@ fn main() -> Result<()> {
             }
         }
     }
-    direct_rows(&bench)
+    direct_rows(&bench)?;
+    turn_rows(&bench)
+}
+
+/// How the datapath fares when many flows take turns, as the CPU's own copies get to be too few.
+fn turn_rows(bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+    let (.., vip, _, client, _) = DIRECT[0];
+    let request = packet(client, &format!("{vip}:80"), Transport::Udp)?;
+    for flows in [64_u32, 1024, 65_536] {
+        let turns = [flows.to_ne_bytes(), 0_u32.to_ne_bytes()].concat();
+        bench
+            .maps
+            .turns
+            .update(&0_u32.to_ne_bytes(), &turns, MapFlags::ANY)?;
+        row(
+            &format!("l2 IPv4 UDP, {flows} flows in turn"),
+            bench,
+            &bench.progs.repeat_flows,
+            &request,
+            REPEAT,
+        )?;
+    }
+    Ok(())
 }
 
 /// One row for each way to a backend that answers directly.

@@ -3,7 +3,9 @@
 #
 #   tests/e2e/run.sh [NAME...]     e.g. tests/e2e/run.sh nat_http drain
 #
-# XDPLB names the binary, target/release/xdplb by default.
+# A NAME with a slash in it is the path of a scenario that is elsewhere.
+# XDPLB names the binary, target/release/xdplb by default; SCENARIO_LIMIT is how many seconds one
+# may take.
 set -euo pipefail
 export XDPLB_PREFIX="${XDPLB_PREFIX:-xdplb-e2e}"
 
@@ -16,12 +18,13 @@ fi
 scenarios=()
 if [ $# -gt 0 ]; then
 	for name in "$@"; do
-		name="$(basename "$name" .sh)"
-		if [ ! -e "$here/$name.sh" ]; then
-			echo "no scenario \"$name\" in tests/e2e" >&2
+		file="$name"
+		[[ "$name" == */* ]] || file="$here/$(basename "$name" .sh).sh"
+		if [ ! -e "$file" ]; then
+			echo "no scenario \"$name\": there is no $file" >&2
 			exit 2
 		fi
-		scenarios+=("$here/$name.sh")
+		scenarios+=("$file")
 	done
 else
 	for file in "$here"/*.sh; do
@@ -42,9 +45,10 @@ for file in "${scenarios[@]}"; do
 	began=$SECONDS
 	status=0
 	# A scenario that hangs must not take the others with it.
-	timeout --foreground --kill-after=30 300 bash "$file" 2>&1 | tee "$output" || status=$?
+	limit="${SCENARIO_LIMIT:-300}"
+	timeout --foreground --kill-after=30 "$limit" bash "$file" 2>&1 | tee "$output" || status=$?
 	if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
-		echo "FAIL $name: whole: not done after 300 s" | tee -a "$output"
+		echo "FAIL $name: whole: not done after $limit s" | tee -a "$output"
 		# It may have been killed before it could clean up.
 		"$here/../../topology/router.sh" down
 		"$here/../../topology/onearm.sh" down

@@ -3,12 +3,17 @@
 //! Owns what runs the loaded program over packets with BPF_PROG_TEST_RUN. The tests need root, Linux 6.1
 //! or newer with BPF and veth, and iproute2; without these they fail and say so. One file a subject.
 
+mod answers;
+mod direct;
 mod forward;
+mod fragments;
 mod harness;
+mod icmp;
 mod malformed;
 mod not_ours;
 mod program;
 mod properties;
+mod relay;
 mod selection;
 mod sources;
 mod states;

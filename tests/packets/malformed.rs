@@ -1,5 +1,5 @@
 //! Truncated and lying headers: dropped and counted where they are for a VIP, untouched where they are
-//! for somebody else. Fragments and IPv6 extension headers, which have rules of their own, too.
+//! for somebody else. IPv6 extension headers, which have rules of their own, too.
 
 use crate::harness::cases::{self, Case, STANDARD};
 use crate::harness::dialog::Dialog;
@@ -174,56 +174,6 @@ fn header_lengths_and_versions_that_lie() {
     assert_eq!(lab.entries(), []);
 }
 
-#[test]
-fn fragments() {
-    let lab = Lab::new(STANDARD);
-    for case in cases::all() {
-        let three = Three::of(case);
-        let established = case.establish(&lab);
-        let fragment = Verdict::Drop("fragment");
-        if case.ipv6 {
-            for (what, field) in [("first", 1_u16), ("middle", 8 << 3 | 1), ("last", 8 << 3)] {
-                let mut body = vec![0];
-                body.extend(field.to_be_bytes());
-                body.extend([0, 0, 0, 7]);
-                let with = |frame: &Frame| {
-                    frame
-                        .with(|f| f.extensions = vec![(FRAGMENT, body.clone())])
-                        .bytes()
-                };
-                for (frame, slot, expected) in [
-                    (&three.for_vip, CLIENTS, fragment),
-                    (&three.for_others, CLIENTS, NOT_OURS),
-                    (&three.from_backend, BACKENDS, NOT_OURS),
-                ] {
-                    assert_eq!(
-                        lab.send(slot, &with(frame)).verdict,
-                        expected,
-                        "{what}: {frame:?}"
-                    );
-                }
-                assert_eq!(
-                    lab.send(CLIENTS, &with(&established.request(ACK))).verdict,
-                    fragment
-                );
-            }
-        } else {
-            for (what, field) in [("first", 0x2000_u16), ("middle", 0x2010), ("last", 0x0010)] {
-                let change = |frame: &Frame, bytes: &mut Vec<u8>| {
-                    let at = frame.l3() + 6;
-                    bytes[at..at + 2].copy_from_slice(&field.to_be_bytes());
-                    fix_ipv4_checksum(bytes, frame.l3());
-                };
-                three.meet(&lab, what, fragment, change);
-                let frame = established.request(ACK);
-                let mut bytes = frame.bytes();
-                change(&frame, &mut bytes);
-                assert_eq!(lab.send(CLIENTS, &bytes).verdict, fragment);
-            }
-        }
-    }
-}
-
 /// Options padded to `words` times 8 bytes: the body of a hop-by-hop or destination options header.
 fn padded(words: u8) -> Vec<u8> {
     // Length without the first 8 bytes, then one PadN option over the rest (RFC 8200, section 4.2).
@@ -377,7 +327,8 @@ fn ipv6_without_a_payload_length() {
 /// In a frame of many pages the headers have to be where XDP can read them.
 #[test]
 fn lies_in_jumbo_frames() {
-    let lab = Lab::new(STANDARD);
+    let mut lab = Lab::new(STANDARD);
+    lab.set_mtu(9000);
     for case in cases::all() {
         let three = Three::of(case);
         let frame = three.for_vip.with(|f| f.payload = vec![7; 8000]);

@@ -5,8 +5,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{IpNumber, Ipv4Header, Ipv4Options, Ipv6Header, TcpHeader, UdpHeader};
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
 use xdplb::config::MacAddress;
+
+use super::ip::{Ethernet, Packet};
 
 /// TCP flags as they lie in the header's thirteenth byte (RFC 9293, section 3.1).
 pub const FIN: u8 = 0x01;
@@ -53,6 +55,10 @@ pub struct Frame {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub ttl: u8,
+    /// DSCP and ECN, or the traffic class.
+    pub tos: u8,
+    /// Of IPv4.
+    pub dont_fragment: bool,
     /// Of IPv4; a whole number of words.
     pub options: Vec<u8>,
     /// Of IPv6: number, and what follows the next-header byte.
@@ -77,6 +83,8 @@ pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Frame {
         source,
         destination,
         ttl: 64,
+        tos: 0,
+        dont_fragment: true,
         options: Vec::new(),
         extensions: Vec::new(),
         protocol: Protocol::Tcp,
@@ -138,66 +146,34 @@ impl Frame {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        bytes.extend(self.to.0);
-        bytes.extend(self.from.0);
-        for (ethertype, control) in &self.tags {
-            bytes.extend(ethertype.to_be_bytes());
-            bytes.extend(control.to_be_bytes());
-        }
-        let transport = self.transport();
-        match (self.source.ip(), self.destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                bytes.extend(IPV4.to_be_bytes());
-                let mut ip = Ipv4Header {
-                    dont_fragment: true,
-                    identification: 0x1234,
-                    time_to_live: self.ttl,
-                    protocol: self.protocol.number(),
-                    source: source.octets(),
-                    destination: destination.octets(),
-                    options: Ipv4Options::try_from(self.options.as_slice())
-                        .expect("whole words of IPv4 options"),
-                    ..Ipv4Header::default()
-                };
-                ip.set_payload_len(transport.len())
-                    .expect("fits an IPv4 packet");
-                ip.header_checksum = ip.calc_header_checksum();
-                bytes.extend(ip.to_bytes());
-            }
-            (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                bytes.extend(IPV6.to_be_bytes());
-                let (first, extensions) = self.chain();
-                let mut ip6 = Ipv6Header {
-                    next_header: first,
-                    hop_limit: self.ttl,
-                    source: source.octets(),
-                    destination: destination.octets(),
-                    ..Ipv6Header::default()
-                };
-                ip6.set_payload_length(extensions.len() + transport.len())
-                    .expect("fits an IPv6 packet");
-                bytes.extend(ip6.to_bytes());
-                bytes.extend(extensions);
-            }
-            _ => panic!("a packet has addresses of one family: {self:?}"),
-        }
-        bytes.extend(transport);
+        let mut bytes = self.ethernet().carrying(&self.packet());
         bytes.extend(&self.padding);
         bytes
     }
 
-    /// The extension headers as bytes, and the number that the IPv6 header gives of the first.
-    fn chain(&self) -> (IpNumber, Vec<u8>) {
-        let mut next = self.protocol.number();
-        let mut bytes = Vec::new();
-        for (number, body) in self.extensions.iter().rev() {
-            let mut header = vec![next.0];
-            header.extend(body);
-            bytes.splice(..0, header);
-            next = IpNumber(*number);
+    pub fn ethernet(&self) -> Ethernet {
+        Ethernet {
+            to: self.to,
+            from: self.from,
+            tags: self.tags.clone(),
         }
-        (next, bytes)
+    }
+
+    pub fn packet(&self) -> Packet {
+        Packet {
+            ttl: self.ttl,
+            tos: self.tos,
+            id: 0x1234,
+            dont_fragment: self.dont_fragment,
+            options: self.options.clone(),
+            extensions: self.extensions.clone(),
+            ..Packet::new(
+                self.source.ip(),
+                self.destination.ip(),
+                self.protocol.number().0,
+                self.transport(),
+            )
+        }
     }
 
     fn transport(&self) -> Vec<u8> {

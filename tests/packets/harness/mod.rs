@@ -4,8 +4,10 @@
 //! counted exactly once, which is checked for each packet that any test sends.
 
 pub mod cases;
+pub mod cells;
 pub mod dialog;
 pub mod frame;
+pub mod ip;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
 use xdplb::config::{self, Limits, MacAddress, Timeouts};
 use xdplb::datapath::abi::{self, from_bytes, Flow};
-use xdplb::datapath::reasons::REASONS;
+use xdplb::datapath::reasons::{self, REASONS};
 use xdplb::datapath::{Datapath, Interface, Settings};
 use xdplb::state::{self, Desired, Hop, World};
 
@@ -85,6 +87,8 @@ pub enum Verdict {
     Tx,
     /// Out through another.
     Redirect,
+    /// Back as it came, having become an answer, for this reason.
+    Answer(&'static str),
 }
 
 /// A packet after the program.
@@ -173,6 +177,27 @@ impl Lab {
         interface(slot, &self.ifindex)
     }
 
+    /// Sets the MTU of every interface.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        for slot in [CLIENTS, BACKENDS, OTHER] {
+            let interface = Interface {
+                mtu,
+                ..self.interface(slot)
+            };
+            self.datapath.update_interface(slot, &interface);
+        }
+    }
+
+    /// As many answers as in the beginning, as if a second had gone by.
+    pub fn refill_answers(&self) {
+        let cpus = libbpf_rs::num_possible_cpus().expect("the number of CPUs");
+        // struct allowance: when it was refilled, and how many are left.
+        let values = vec![vec![0; 16]; cpus];
+        self.map("answers")
+            .update_percpu(&0_u32.to_ne_bytes(), &values, MapFlags::ANY)
+            .expect("answers");
+    }
+
     /// Puts other services in force, as a reload of the file does.
     pub fn reload(&mut self, services: &str) {
         let text = format!(
@@ -236,6 +261,8 @@ impl Lab {
             (2, [(reason, 1)], 0) => Verdict::Pass(reason),
             (3, [], 1) => Verdict::Tx,
             (4, [], 1) => Verdict::Redirect,
+            // Answers leave by the devmap, the one interface as well as the other.
+            (4, [(reason, 1)], 0) => Verdict::Answer(reason),
             _ => panic!(
                 "verdict {code}, counted as {counted:?} and {forwarded} times as forwarded:\n{}",
                 hex(frame)
@@ -243,6 +270,16 @@ impl Lab {
         };
         if let Verdict::Pass(_) = verdict {
             assert_same("passed on, but changed", &bytes, frame);
+        }
+        if let Verdict::Drop(name) | Verdict::Pass(name) | Verdict::Answer(name) = verdict {
+            let reason = REASONS.iter().find(|reason| reason.name == name);
+            let listed = reason.map(|reason| reason.verdict);
+            let met = match verdict {
+                Verdict::Drop(_) => reasons::Verdict::Drop,
+                Verdict::Pass(_) => reasons::Verdict::Pass,
+                _ => reasons::Verdict::Answer,
+            };
+            assert_eq!(listed, Some(met), "{name}");
         }
         Sent { verdict, bytes }
     }
@@ -323,7 +360,8 @@ impl Lab {
     fn all_traffic(&self) -> Traffic {
         // Ids are given out from 0; those of backends that are gone may still be counted for.
         let mut sum = Traffic::default();
-        for id in 0..16 {
+        let last = self.desired.backends.keys().max().copied().unwrap_or(0);
+        for id in 0..=last.max(15) {
             let one = self.traffic(id);
             sum.packets_in += one.packets_in;
             sum.packets_out += one.packets_out;

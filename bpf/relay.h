@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * relay.h - a router between us and a backend says that a tunnel packet is too big for its next
+ * link: the client is told, whose packet it was (RFC 2003, section 4; RFC 2473, section 8.1).
+ *
+ * Owns reading what such an error quotes: our outer header, and as much of the client's packet
+ * as the router gave. With less than the client's ports there is nobody to tell.
+ */
+#ifndef XDPLB_RELAY_H
+#define XDPLB_RELAY_H
+
+#include "answer.h"
+#include "encap.h"
+#include "icmp.h"
+#include "send.h"
+#include "track.h"
+
+/* No IPv4 link has less (RFC 791, section 3.2). */
+#define LEAST_MTU 68
+
+/* What follows our outer header, from the frame's start; 0 if it is none of ours. The backend that
+ * it was for goes to `backend`. */
+static __always_inline __u32 behind_outer(const struct facts *f, void *data, void *end,
+					  __be32 *backend)
+{
+	__u32 start = (f->l4 & (QUOTE_REACH - 1)) + sizeof(struct icmp_header), next;
+	const struct settings *s = array_at(settings, 0);
+	struct udphdr *udp;
+
+	if (f->family == 4) {
+		struct iphdr *ip = data + start;
+
+		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl != 5)
+			return 0;
+		map_address(backend, ip->daddr);
+		next = ip->protocol;
+		start += sizeof(*ip);
+	} else {
+		struct ipv6hdr *ip6 = data + start;
+
+		if ((void *)(ip6 + 1) > end || ip6->version != 6)
+			return 0;
+		copy16(backend, &ip6->daddr);
+		next = ip6->nexthdr;
+		start += sizeof(*ip6);
+	}
+	if (next == IPPROTO_IPIP || next == IPPROTO_IPV6)
+		return start;
+	udp = data + start;
+	if (next != IPPROTO_UDP || (void *)(udp + 1) > end || !s || udp->dest != s->gue_port)
+		return 0;
+	return start + sizeof(*udp);
+}
+
+/* The flow of the client's packet, which begins at `start`, to f->flow and f->family. */
+static __always_inline int parse_inner(struct facts *f, void *data, void *end, __u32 start)
+{
+	struct iphdr *ip = data + start;
+	struct ipv6hdr *ip6 = data + start;
+	__be16 *ports;
+
+	if ((void *)(ip + 1) > end)
+		return -1;
+	if (ip->version == 4 && ip->ihl >= 5 && !(ip->frag_off & bpf_htons(IP_FRAGMENT_OFFSET))) {
+		map_address(f->flow.saddr, ip->saddr);
+		map_address(f->flow.daddr, ip->daddr);
+		f->flow.protocol = ip->protocol;
+		f->family = 4;
+		ports = (void *)ip + ip->ihl * 4;
+	} else if (ip->version == 6 && (void *)(ip6 + 1) <= end) {
+		copy16(f->flow.saddr, &ip6->saddr);
+		copy16(f->flow.daddr, &ip6->daddr);
+		f->flow.protocol = ip6->nexthdr;
+		f->family = 6;
+		ports = (void *)(ip6 + 1);
+	} else {
+		return -1;
+	}
+	if (!may_be_balanced(f->flow.protocol) || (void *)(ports + 2) > end)
+		return -1;
+	f->flow.sport = ports[0];
+	f->flow.dport = ports[1];
+	return 0;
+}
+
+/* Takes off what is in front of the quoted packet, but for Ethernet's header and its tags. */
+static __always_inline int uncover(struct xdp_md *ctx, struct facts *f, __u32 start)
+{
+	__u32 tagged = (f->l3 - ETH_HLEN) & 15, before = start - f->l3;
+	void *data = (void *)(long)ctx->data, *quoted = data + (start & (2 * QUOTE_REACH - 1));
+	__u64 tags, first;
+	__be16 *type;
+
+	/* The new header ends where the packet begins, and is written in words that reach into it.
+	 */
+	if (quoted + sizeof(first) > (void *)(long)ctx->data_end ||
+	    data + 2 * ETH_ALEN + sizeof(tags) > (void *)(long)ctx->data_end)
+		return -1;
+	tags = *(__u64 *)(data + 2 * ETH_ALEN);
+	first = *(__u64 *)quoted;
+	if (bpf_xdp_adjust_head(ctx, before))
+		return -1;
+	data = (void *)(long)ctx->data;
+	if (data + 2 * ETH_ALEN + sizeof(tags) > (void *)(long)ctx->data_end)
+		return -1;
+	*(__u64 *)(data + 2 * ETH_ALEN) = tags;
+	type = data + tagged + 2 * ETH_ALEN;
+	if ((void *)(type + 1) + sizeof(first) > (void *)(long)ctx->data_end)
+		return -1;
+	*type = bpf_htons(f->family == 4 ? ETH_P_IP : ETH_P_IPV6);
+	*(__u64 *)(type + 1) = first;
+	f->length -= before;
+	f->kind = WHOLE_PACKET;
+	return 0;
+}
+
+/* An ICMP error that is for no connection as it stands. IS_SENT if it is on its way to a client,
+ * `otherwise` if it is about no tunnel packet of ours. */
+static __noinline int relay_too_big(struct xdp_md *ctx, struct work *w, int otherwise)
+{
+	struct facts *f = &w->facts;
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct icmp_header *icmp = data + (f->l4 & (QUOTE_REACH - 1));
+	__be32 to[4] __attribute__((aligned(8)));
+	const struct backend *b;
+	const struct interface *out;
+	__u32 start, mtu, v4 = f->family == 4;
+	__u64 hop;
+
+	if ((void *)(icmp + 1) > end ||
+	    (v4 ? icmp->type != ICMP_UNREACHABLE || icmp->code != ICMP_FRAGMENTATION_NEEDED
+		: icmp->type != ICMPV6_TOO_BIG))
+		return otherwise;
+	mtu = bpf_ntohs(icmp->sequence);
+	if (!v4 && icmp->id)
+		return otherwise;
+	start = behind_outer(f, data, end, to);
+	if (!start || parse_inner(f, data, end, start))
+		return otherwise;
+	if (find_connection(f->family, &f->flow, &w->c) < 0 || !is_tunnel(&w->c.conn))
+		return otherwise;
+	b = array_at(backends, w->c.conn.backend);
+	if (!b || !same_address(b->address, to))
+		return otherwise;
+	if (mtu < LEAST_MTU + tunnel_overhead(w->c.conn.forward, b->family))
+		return REASON_UNANSWERABLE;
+	w->mtu = mtu - tunnel_overhead(w->c.conn.forward, b->family);
+	hop = *(const __u64 *)&w->c.conn.hop;
+	out = array_at(interfaces, hop >> 48);
+	if (!out || !out->ifindex)
+		return REASON_NO_INTERFACE;
+	if (!may_answer())
+		return REASON_ANSWERS_LIMITED;
+	if (uncover(ctx, f, start) || send_too_big(ctx, w) != GO_ON)
+		return REASON_UNANSWERABLE;
+	data = (void *)(long)ctx->data;
+	if (data + ETH_HLEN > (void *)(long)ctx->data_end)
+		return REASON_UNANSWERABLE;
+	write_macs(data, hop, READ_ONCE(*(const __u64 *)out->mac));
+	count_reason(REASON_TOO_BIG);
+	w->verdict = bpf_redirect_map(&tx_ports, hop >> 48, XDP_DROP);
+	return IS_SENT;
+}
+
+#endif
