@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Direct return on one subnet, where answers go past the balancer: l2, ipip and gue, inner and outer
-# header of either family, tunnels taken off by xdplb decap. HTTP, DNS and a large file; a prefix
+# header of either family, tunnels taken off by xdplb decap. HTTP, DNS, a large file, ping; a prefix
 # as tunnel.source, another gue_port, and a reload that changes both under a transfer.
 set -euo pipefail
 TOPOLOGY=onearm
@@ -9,6 +9,8 @@ TOPOLOGY=onearm
 
 need dig bind9-dnsutils
 need tcpdump tcpdump
+need traceroute traceroute
+need ping iputils-ping
 begin --serve
 
 SOURCES='"192.0.2.1", "2001:db8:2::1"'
@@ -61,6 +63,10 @@ for XDP_MODE in native generic; do
 			check_equal "$what: backends see the client" "$(get "$web" client)" "$sees"
 			get "$web" big >"$WORK/big" || true
 			check_equal "$what: a large file comes whole" "$(sha256sum <"$WORK/big" | cut -d ' ' -f 1)" "$(big_sum)"
+			check "$what: ping" client ping -c 1 -W 1 "$vip"
+			# Routers on a tunnel's way are none of the client's.
+			check_equal "$what: traceroute" "$(client traceroute -T -p 8080 -n -q 1 -w 1 -m 5 "$vip" 2>&1 |
+				awk 'NR > 1 {print $2}' | xargs)" "$([[ "$vip" == *:* ]] && echo "$LB6" || echo "$LB4") $vip"
 			for over in notcp tcp; do
 				check_contains "$what: DNS +$over" \
 					"$(client dig +short "+$over" +tries=1 +time=3 "@$vip" TXT whoami.test 2>&1)" '^"b[123]"$'
