@@ -25,12 +25,13 @@ echo_refused() {
 	check_fails "$1: no ping to $VIP6" client ping -c 1 -W 1 "$VIP6"
 }
 
-# b3 stands behind one more router. Nobody listens at closed's port.
+# b3 stands behind one more router. Nobody listens at the ports of what is closed.
 {
 	web_service b1 b3
 	service far '"tcp"' 81 5-tuple 8080 b3
 	service dns '"udp"' 53 5-tuple - b3
 	service closed '["tcp", "udp"]' '"9-50"' 5-tuple - b1
+	FORWARD=full-nat service closed-full '["tcp", "udp"]' 7 5-tuple - b1
 } | write_config
 start_or_end
 
@@ -68,9 +69,15 @@ check "time exceeded is counted" test "$(packets_counted ttl_expired)" -ge 4
 
 # ---- errors of backends
 for vip in "$VIP4" "$VIP6"; do
-	check_equal "UDP to a port that the backend does not serve, $vip" \
-		"$(client python3 "$HERE/udp.py" ask "$vip" 9 100)" refused
-	check_contains "TCP to it, $vip" "$(client curl -sS --max-time 3 "$(url "$([[ "$vip" == *:* ]] && echo "[$vip]" || echo "$vip"):9")" 2>&1)" 'refused|connect to'
+	[[ "$vip" == *:* ]] && authority="[$vip]" || authority="$vip"
+	for port in 9 7; do
+		[ "$port" = 9 ] && mode=nat || mode=full-nat
+		check_equal "$mode: UDP to a port that the backend does not serve, $vip" \
+			"$(client python3 "$HERE/udp.py" ask "$vip" "$port" 100)" refused
+		status=0
+		client curl -sS --max-time 2 "$(url "$authority:$port")" >/dev/null 2>&1 || status=$?
+		check_equal "$mode: TCP to it, $vip" "$status" 7
+	done
 done
 
 # ---- who may be pinged
