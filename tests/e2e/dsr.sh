@@ -136,4 +136,16 @@ done
 for host in b1 b2 b3; do
 	check "$host: decap counts" test "$(decapsulated "$host")" -gt 100
 done
+
+# A service whose mode changes: every connection finds a backend in the new one.
+for mode in l2 gue ipip; do
+	{
+		direct gue-in-6 "$mode" 6
+		printf '\n[tunnel]\nsource = [%s]\ngue_port = %s\n' "$SOURCES" "$GUE_PORT"
+	} | write_config
+	check "reload: from one mode to $mode" reload_xdplb
+	check_equal "$mode after another mode: all are answered" \
+		"$(who_answers "[2001:db8:2::${LAST[gue-in-6]}]:8080" 60)" "b1 b2 b3"
+	check_contains "$mode after another mode: list" "$(look list)" "b1-v6 +$mode "
+done
 end

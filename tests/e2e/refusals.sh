@@ -89,10 +89,13 @@ check_equal "no loop: counted" "$(packets_counted loop)" $((before + 8))
 ip_ns lb route del default via "$CLIENT4"
 ip_ns lb -6 route del default via "$CLIENT6"
 
-# ---- an l2 backend that does not hold the VIP, and forwards
+# ---- l2: a backend behind a router, and one that does not hold the VIP, and forwards
 make_router b1
-FORWARD=l2 service l2 '"udp"' 83 5-tuple - b1 | write_config
+FORWARD=l2 service l2 '"udp"' 83 5-tuple - b1 b3 | write_config
 check "reload: l2" reload_xdplb
+for backend in b3 b3-v6; do
+	check_equal "l2: $backend cannot be reached past its router" "$(backend_value l2 "$backend" health)" unresolved
+done
 for vip in "$VIP4" "$VIP6"; do
 	before="$(packets_counted loop)"
 	watch_packets b1 eth0 -Q in udp port 83
