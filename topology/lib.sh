@@ -254,13 +254,13 @@ big_file() {
 
 # serve_http NAME [PORT]: nginx. "/" answers with the host's name, "/client" with the
 # address that the connection seems to come from, "/big" is the big file, "/big?rate=1m"
-# the same at that many bytes a second.
+# the same at that many bytes a second; "/upload/NAME" takes a file.
 serve_http() {
 	local name="$1" port="${2:-8080}" dir
 	need nginx nginx
 	big_file
 	dir="$STATE/nginx-$name-$port"
-	mkdir -p "$dir"
+	mkdir -p "$dir" "$STATE/upload"
 	cat >"$dir/nginx.conf" <<-CONF
 		daemon off;
 		user root;
@@ -285,6 +285,11 @@ serve_http() {
 				location / { return 200 "$name\n"; }
 				location = /client { return 200 "\$remote_addr\n"; }
 				location = /big { limit_rate \$arg_rate; }
+				location /upload/ {
+					root $STATE;
+					dav_methods PUT;
+					client_max_body_size 20m;
+				}
 			}
 		}
 	CONF

@@ -36,6 +36,9 @@ TEST_REQUIREMENTS="
 	setpriv                     util-linux
 	ping                        iputils-ping
 	nft                         nftables
+	traceroute                  traceroute
+	tracepath                   iputils-tracepath
+	tcpdump                     tcpdump
 	python3                     python3
 	shellcheck                  shellcheck
 	clang-format-19             clang-format-19

@@ -41,5 +41,6 @@ web_service b1 b2 b3 | write_config
 start_or_end
 check "the balancer's own connections to a backend work" \
 	in_ns lb curl -sS --fail --max-time 20 -H 'Connection: close' "$(url "${V4[b1]}:8080")?[1-100]"
-check "ping to the VIP is answered by the host" client ping -c 1 -W 2 "$VIP4"
+check "ping to the VIP is answered" client ping -c 1 -W 2 "$VIP4"
+check_equal "by the balancer, though the host holds the VIP" "$(packets_counted echo_answered)" 1
 end

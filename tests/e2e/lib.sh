@@ -27,6 +27,7 @@ ENDED=
 # What the configuration files say unless a scenario says otherwise, before write_config.
 XDP_MODE="${XDP_MODE:-native}"
 UNKNOWN_PORT=pass
+ICMP_ECHO=true
 CONNECTIONS=65536
 TIMEOUTS='tcp_opening = "10s"
 tcp_established = "10m"
@@ -137,7 +138,7 @@ begin() {
 	trap 'exit 143' TERM
 	# What a run that was killed has left: its topology, xdplb included, and the pins.
 	"$ROOT/topology/$TOPOLOGY.sh" down
-	rm -rf "$PIN_DIR"
+	rm -rf "$PIN_DIR" "$PIN_DIR"-decap*
 	"$ROOT/topology/$TOPOLOGY.sh" up "$@"
 }
 
@@ -161,10 +162,9 @@ finish() {
 	"$ROOT/topology/$TOPOLOGY.sh" down
 	left="$(ip netns list | grep -oE "^$STEM-(client|lb|sw|r|r2|b1|b2|b3)\b" | xargs)"
 	[ -z "$left" ] || fail "nothing is left" "namespaces $left"
-	if [ -e "$PIN_DIR" ]; then
-		fail "nothing is left" "pins in $PIN_DIR: $(find "$PIN_DIR" -type f -printf "%f ")"
-		rm -rf "$PIN_DIR"
-	fi
+	left="$(find "$PIN_DIR" "$PIN_DIR"-decap* -type f -printf "%p " 2>/dev/null)"
+	[ -z "$left" ] || fail "nothing is left" "pins: $left"
+	rm -rf "$PIN_DIR" "$PIN_DIR"-decap*
 	rm -rf "$WORK"
 	exit "$((FAILED > 0))"
 }
@@ -181,6 +181,7 @@ write_config() {
 			xdp_mode = "$XDP_MODE"
 			pin_dir = "$PIN_DIR"
 			unknown_port = "$UNKNOWN_PORT"
+			icmp_echo = $ICMP_ECHO
 			$([ -z "$ADDRESSES" ] || echo "addresses = [$ADDRESSES]")
 
 			[limits]
@@ -198,8 +199,11 @@ write_config() {
 }
 
 # service NAME PROTOCOL PORT HASH BACKEND_PORT BACKEND...: a [[service]] on both VIPs,
-# each backend with both its addresses. PROTOCOL is TOML ("tcp" with its quotes), BACKEND is
-# HOST[,weight=N][,state=STATE] (other keys as well), BACKEND_PORT "-" leaves the port out.
+# each backend with both its addresses, or those of the families in FAMILIES. PROTOCOL and PORT
+# are TOML ("tcp" with its quotes), BACKEND is HOST[,weight=N][,state=STATE] (other keys as well),
+# BACKEND_PORT "-" leaves the port out. NO_BACKEND is what no_backend says.
+FAMILIES='4 6'
+NO_BACKEND=drop
 service() {
 	local name="$1" protocol="$2" port="$3" hash="$4" backend_port="$5" backend
 	shift 5
@@ -211,6 +215,7 @@ service() {
 		port = $port
 		forward = "$FORWARD"
 		hash = "$hash"
+		no_backend = "$NO_BACKEND"
 	TOML
 	for backend in "$@"; do
 		backend_tables "$backend_port" "$backend"
@@ -218,11 +223,11 @@ service() {
 }
 
 backend_tables() {
-	local port="$1" host="${2%%,*}" settings name address
+	local port="$1" host="${2%%,*}" settings family name address
 	settings="$(tr ',' '\n' <<<"$2" | sed -nE 's/^weight=(.*)/weight = \1/p; s/^state=(.*)/state = "\1"/p')"
-	for name in "$host" "$host-v6"; do
-		address="${V4[$host]}"
-		[ "$name" = "$host" ] || address="${V6[$host]}"
+	for family in $FAMILIES; do
+		[ "$family" = 4 ] && name="$host" address="${V4[$host]}" ||
+			name="$host-v6" address="${V6[$host]}"
 		printf '\n[[service.backend]]\nname = "%s"\naddress = "%s"\n' "$name" "$address"
 		[ "$port" = - ] || printf 'port = %s\n' "$port"
 		[ -z "$settings" ] || printf '%s\n' "$settings"
@@ -349,6 +354,58 @@ packets_counted() {
 		'def plain: ascii_downcase | gsub("-"; "_"); [.[] | select((.reason | plain) == ($r | plain)) | .packets] | add // 0'
 }
 
+# ------------------------------------------------- backends that answer directly
+
+# holds_vips HOST VIP...: on its loopback, and nobody hears of it by ARP.
+holds_vips() {
+	local host="$1" vip
+	shift
+	for vip in "$@"; do
+		case "$vip" in
+		*:*) ip_ns "$host" -6 address add "$vip/128" dev lo nodad preferred_lft 0 ;;
+		*) ip_ns "$host" address add "$vip/32" dev lo ;;
+		esac
+	done
+	ns_sysctl "$host" ipv4/conf/all/arp_ignore 1
+	ns_sysctl "$host" ipv4/conf/all/arp_announce 2
+}
+
+# decapsulate HOST ARGUMENTS...: starts xdplb decap on its eth0.
+decapsulate() {
+	local host="$1"
+	shift
+	start_process "$host" "decap-$host" "$XDPLB" decap --interface eth0 --pin-dir "$PIN_DIR-decap-$host" "$@"
+	wait_for 20 grep -q 'decapsulating on' "$STATE/logs/decap-$host" || {
+		fail "decap on $host" "$(tail -n 3 "$STATE/logs/decap-$host")"
+		end
+	}
+}
+
+# decapsulated HOST [REASON]: packets whose outer header came off there.
+decapsulated() {
+	"$XDPLB" drops --json --pin-dir "$PIN_DIR-decap-$1" | jq --arg r "${2:-}" \
+		'[.[] | select(.reason == $r or ($r == "" and (.reason | test("^(ipip|gue)_")))) | .packets] | add'
+}
+
+# watch_packets HOST DEVICE EXPRESSION...: tcpdump, until packets_seen.
+watch_packets() {
+	local host="$1" device="$2"
+	shift 2
+	start_process "$host" watch tcpdump -n -l -i "$device" "$@"
+	wait_for 10 grep -q 'listening on' "$STATE/logs/watch" || {
+		fail "tcpdump" "$(cat "$STATE/logs/watch")"
+		end
+	}
+}
+
+# packets_seen: one a line.
+packets_seen() {
+	# The last of them are on their way to it.
+	sleep 0.3
+	stop_process watch INT
+	grep -E '^[0-9:.]+ IP' "$STATE/logs/watch" || true
+}
+
 # --------------------------------------------------------------------- clients
 
 # client COMMAND...
@@ -435,7 +492,7 @@ many_files() {
 check_iperf() {
 	local name="$1" loss="$2" report="$WORK/iperf3" verdict
 	shift 2
-	client timeout 30 iperf3 -J "$@" >"$report" 2>&1 || true
+	client timeout 30 iperf3 -J "$@" >"$report" 2>"$report.said" || true
 	verdict="$(jq -r --argjson loss "$loss" '
 		if .error then .error
 		elif .end.sum.lost_percent != null then

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# TTL and hop limit go down by exactly one, and a packet whose time is up is the host's to
-# answer with time exceeded.
+# TTL and hop limit go down by exactly one, and a packet whose time is up is answered with time
+# exceeded, whether or not the host forwards anything.
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+need traceroute traceroute
 begin --serve
 
-# What is passed to the host meets its routing table before its TTL is looked at. A real
-# router has a default route; here one towards a host that forwards nothing stands in for it.
-ip_ns lb route add "$VIP4/32" via 10.0.1.2
-ip_ns lb -6 route add "$VIP6/128" via 2001:db8:b1::2
+# The host neither forwards nor answers: it has no route to the VIPs.
+ns_sysctl lb ipv4/ip_forward 0
+ns_sysctl lb ipv6/conf/all/forwarding 0
 
 web_service b3 | write_config
 start_or_end
@@ -32,8 +32,10 @@ before="$(packets_counted ttl_expired)"
 check_fails "TTL 1 ends here" get "$VIP4"
 check_fails "hop limit 1 ends here" get "$VIP6"
 check "both are counted" test "$(packets_counted ttl_expired)" -ge $((before + 2))
-check_contains "time exceeded comes from the balancer, IPv4" \
-	"$(client ping -4 -c 1 -W 2 -t 1 "$VIP4" 2>&1)" "from $LB4.*(exceeded|TTL)"
-check_contains "time exceeded comes from the balancer, IPv6" \
-	"$(client ping -6 -c 1 -W 2 -t 1 "$VIP6" 2>&1)" "from $LB6.*(exceeded|limit)"
+# first_hop VIP
+first_hop() {
+	client traceroute -n -T -p 80 -q 1 -m 1 -w 2 "$1" 2>&1 | awk '$1 == 1 {print $2}'
+}
+check_equal "time exceeded comes from the balancer, IPv4" "$(first_hop "$VIP4")" "$LB4"
+check_equal "time exceeded comes from the balancer, IPv6" "$(first_hop "$VIP6")" "$LB6"
 end

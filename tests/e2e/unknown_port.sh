@@ -29,5 +29,5 @@ for vip in "$VIP4:9999" "[$VIP6]:9999"; do
 done
 check "drop: it is counted" test "$(packets_counted unknown_port_dropped)" -gt 0
 check_equal "drop: the service's port is balanced" "$(who_answers "$VIP6" 60)" "b1 b2 b3"
-check "drop: ping is no port, the host answers it" client ping -c 1 -W 2 "$VIP4"
+check "drop: ping is no port, it is answered" client ping -c 1 -W 2 "$VIP4"
 end
