@@ -113,32 +113,40 @@ static __always_inline struct conn6 *find_recent6(struct recent6 *r, const struc
 	return NULL;
 }
 
+/* Whether the slot's copy counts, by its age and the epoch in its key's last word. */
+static __always_inline int in_use(const struct conn *c, __u64 last_word, __u64 epoch)
+{
+	return is_recent(c) && !((last_word ^ epoch) >> EPOCH_SHIFT);
+}
+
 /* Puts a copy into the slot, unless another flow's there is in use. */
 static __always_inline void keep_recent4(struct recent4 *r, const struct flow4 *flow,
 					 const struct conn4 *c)
 {
 	const __u64 *words = (const __u64 *)flow;
+	__u64 epoch = current_epoch();
 
-	if (!r || is_recent(&r->c.conn))
+	if (!r || in_use(&r->c.conn, r->key[1], epoch))
 		return;
 	r->c = *c;
 	r->c.conn.last_seen = now();
 	r->key[0] = words[0];
-	r->key[1] = words[1] | current_epoch();
+	r->key[1] = words[1] | epoch;
 }
 
 static __always_inline void keep_recent6(struct recent6 *r, const struct flow6 *flow,
 					 const struct conn6 *c)
 {
 	const __u64 *words = (const __u64 *)flow;
+	__u64 epoch = current_epoch();
 
-	if (!r || is_recent(&r->c.conn))
+	if (!r || in_use(&r->c.conn, r->key[4], epoch))
 		return;
 	r->c = *c;
 	r->c.conn.last_seen = now();
 	for (int i = 0; i < 4; i++)
 		r->key[i] = words[i];
-	r->key[4] = words[4] | current_epoch();
+	r->key[4] = words[4] | epoch;
 }
 
 #endif

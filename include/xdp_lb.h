@@ -99,7 +99,7 @@ enum backend_health {
 	HEALTH_UP = 1,
 	HEALTH_DOWN = 2,
 	HEALTH_UNRESOLVED = 3, /* no route, or no neighbour answers */
-	HEALTH_NO_SOURCE = 4,  /* full-nat without an address of ours to send from */
+	HEALTH_NO_SOURCE = 4,  /* full-nat or a tunnel without an address of ours to send from */
 };
 
 /*
