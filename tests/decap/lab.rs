@@ -3,13 +3,13 @@
 //! Owns the rule that every packet is counted exactly once, and that one which is left alone is not
 //! changed; both are checked for each packet that any test sends.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use libbpf_rs::ProgramInput;
 use xdplb::datapath::reasons::Verdict;
 use xdplb::decap::program::Program;
 
+pub use crate::frames::{assert_same, hex};
 use crate::packet::{tunnel_ends, GUE_PORT};
 
 /// What became of a packet, and the name that it was counted under.
@@ -152,36 +152,4 @@ impl Lab {
             hex(frame)
         );
     }
-}
-
-/// Fails with both frames in hex, and where they first differ.
-#[track_caller]
-pub fn assert_same(what: &str, actual: &[u8], expected: &[u8]) {
-    if actual == expected {
-        return;
-    }
-    let at = actual
-        .iter()
-        .zip(expected)
-        .position(|(a, b)| a != b)
-        .unwrap_or_else(|| actual.len().min(expected.len()));
-    panic!(
-        "{what}: differs from byte {at} on ({} bytes, expected {})\nactual:\n{}expected:\n{}",
-        actual.len(),
-        expected.len(),
-        hex(actual),
-        hex(expected)
-    );
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for (line, chunk) in bytes.chunks(16).take(16).enumerate() {
-        let _ = write!(text, "  {:04x} ", line * 16);
-        for byte in chunk {
-            let _ = write!(text, " {byte:02x}");
-        }
-        text.push('\n');
-    }
-    text
 }

@@ -3,6 +3,9 @@
 //! The loaded program is run over packets with BPF_PROG_TEST_RUN. The tests need root and Linux 6.1 or
 //! newer with BPF; without these they fail and say so. One file a subject.
 
+#[path = "../common/frames.rs"]
+mod frames;
+
 mod command_line;
 mod ecn;
 mod kinds;

@@ -3,6 +3,9 @@
 //! Owns what runs the loaded program over packets with BPF_PROG_TEST_RUN. The tests need root, Linux 6.1
 //! or newer with BPF and veth, and iproute2; without these they fail and say so. One file a subject.
 
+#[path = "../common/frames.rs"]
+mod frames;
+
 mod answers;
 mod direct;
 mod forward;

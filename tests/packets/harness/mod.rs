@@ -11,7 +11,6 @@ pub mod ip;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
@@ -25,6 +24,8 @@ use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::reasons::{self, REASONS};
 use xdplb::datapath::{Datapath, Interface, Settings};
 use xdplb::state::{self, Desired, Hop, World};
+
+pub use crate::frames::{assert_same, hex};
 
 /// Slots of the interfaces; their names are [`NAMES`].
 pub const CLIENTS: u16 = 0;
@@ -574,36 +575,4 @@ fn new_namespace() -> [u32; NAMES.len()] {
 pub fn pause(duration: Duration) {
     // Jiffies round down; the slowest clock has a hundred a second.
     std::thread::sleep(duration + Duration::from_millis(25));
-}
-
-/// Fails with both frames in hex, and where they first differ.
-#[track_caller]
-pub fn assert_same(what: &str, actual: &[u8], expected: &[u8]) {
-    if actual == expected {
-        return;
-    }
-    let at = actual
-        .iter()
-        .zip(expected)
-        .position(|(a, b)| a != b)
-        .unwrap_or_else(|| actual.len().min(expected.len()));
-    panic!(
-        "{what}: differs from byte {at} on ({} bytes, expected {})\nactual:\n{}expected:\n{}",
-        actual.len(),
-        expected.len(),
-        hex(actual),
-        hex(expected)
-    );
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for (line, chunk) in bytes.chunks(16).take(16).enumerate() {
-        let _ = write!(text, "  {:04x} ", line * 16);
-        for byte in chunk {
-            let _ = write!(text, " {byte:02x}");
-        }
-        text.push('\n');
-    }
-    text
 }
