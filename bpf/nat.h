@@ -18,6 +18,8 @@
  */
 #define PORT_TRIES 128
 
+#define EEXIST 17
+
 static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *b)
 {
 	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
@@ -79,6 +81,7 @@ static long try_port(__u64 index, void *unused __attribute__((unused)))
 	const struct nat_source *source;
 	struct port_search *search;
 	__u32 step = index;
+	long error;
 
 	if (!w)
 		return 1;
@@ -93,9 +96,11 @@ static long try_port(__u64 index, void *unused __attribute__((unused)))
 	w->c.sport = bpf_htons(search->first +
 			       (search->start + step / search->source_count) % search->size);
 	reply_flow(&w->c, w->facts.flow.protocol, &w->other_flow);
-	if (w->facts.family == 4 ? claim_ipv4(w) : claim_ipv6(w))
+	error = w->facts.family == 4 ? claim_ipv4(w) : claim_ipv6(w);
+	/* Only a port that another connection holds is worth another try. */
+	if (error == -EEXIST)
 		return 0;
-	search->found = 1;
+	search->result = error ? REASON_TABLE_FULL : GO_ON;
 	return 1;
 }
 
@@ -113,9 +118,9 @@ static __noinline int claim_source(struct work *w, const struct backend *b, __u3
 	search->source_count = sources >> 32;
 	search->first = s->nat_port_first;
 	search->size = s->nat_port_last - s->nat_port_first + 1;
-	search->found = 0;
+	search->result = REASON_NO_PORT;
 	bpf_loop(PORT_TRIES, try_port, NULL, 0);
-	return search->found ? GO_ON : REASON_NO_PORT;
+	return search->result;
 }
 
 #endif

@@ -17,7 +17,7 @@ struct port_search {
 	__u32 source_count;
 	__u32 first; /* of the range of ports */
 	__u32 size;
-	__u32 found;
+	int result; /* GO_ON, or why there is none */
 };
 
 /* One a CPU: XDP programs do not nest. */

@@ -83,6 +83,22 @@ fn template(case: Case) -> Dialog {
     }
 }
 
+/// Ports there are, but no room to remember who has them: another limit is to be raised.
+#[test]
+fn a_full_table_of_claims() {
+    let limit = 64;
+    for case in full_nat() {
+        let lab = Lab::with_limits(STANDARD, limit.into());
+        for n in 0..limit {
+            first_of(&lab, case, 1000 + n).expect("room for as many as the limit says");
+        }
+        let refused = first_of(&lab, case, 1000 + limit).expect_err("no room for more");
+        assert_eq!(refused, Verdict::Drop("table_full"), "{case:?}");
+        // Those that have one keep it.
+        first_of(&lab, case, 1000).expect("a port of its own");
+    }
+}
+
 #[test]
 fn exhaustion_and_recovery() {
     let mut lab = with_ports(30000, 30007);
