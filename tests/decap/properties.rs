@@ -3,33 +3,17 @@
 
 use libbpf_rs::query::ProgInfoIter;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use std::os::fd::{AsFd, AsRawFd};
 
 use etherparse::{Ipv4Header, Ipv6Header};
 
 use crate::lab::{assert_same, hex, Lab, Outcome};
 use crate::packet::{fix_checksum, frame, l3, request, wrap, CELLS, GUE_PORT};
+use crate::property::check;
 
 /// Far below the verifier's limit of a million, which older kernels reach with less: their verifiers
 /// prune worse.
 const BUDGET: u32 = 50_000;
-
-/// Runs so many cases. Failures are shrunk and printed; nothing is written beside the sources.
-fn check<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(S::Value)) {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let outcome = TestRunner::new(config).run(strategy, |value| {
-        test(value);
-        Ok(())
-    });
-    if let Err(error) = outcome {
-        panic!("{error}");
-    }
-}
 
 /// Sends a frame; if it comes out decapsulated, that has to be right.
 fn judge(lab: &Lab, whole: &[u8]) {

@@ -5,6 +5,8 @@
 
 #[path = "../common/frames.rs"]
 mod frames;
+#[path = "../common/property.rs"]
+mod property;
 
 mod answers;
 mod direct;

@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use etherparse::{EtherType, IpNumber, Ipv4Header, Ipv6Header, TcpSlice, UdpHeader};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
 use crate::harness::cases::{self, STANDARD};
 use crate::harness::cells::{self, every, Cell, Dress, Ends, Mode, PROTOCOLS};
@@ -18,22 +17,7 @@ use crate::harness::frame::{
 };
 use crate::harness::ip::{Ethernet, Icmp, Packet};
 use crate::harness::{assert_same, at, hex, ip, own_mac, Lab, Verdict, BACKENDS, CLIENTS, ROUTER};
-
-/// Runs so many cases. Failures are shrunk and printed; nothing is written beside the sources.
-fn check<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(S::Value)) {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let outcome = TestRunner::new(config).run(strategy, |value| {
-        test(value);
-        Ok(())
-    });
-    if let Err(error) = outcome {
-        panic!("{error}");
-    }
-}
+use crate::property::check;
 
 /// A sound TCP or UDP packet, taken apart by etherparse: where its parts are.
 struct Sound {
