@@ -42,6 +42,15 @@ static __always_inline int is_direct(const struct conn *c)
 	return c->forward >= FORWARD_L2;
 }
 
+/* Of a tunnel's connection, which has no use for deltas. */
+#define entropy_of(c) ((c)->l3_delta | (__u32)(c)->l4_delta << 16)
+
+static __always_inline void set_entropy(struct conn6 *c, __u32 entropy)
+{
+	c->l3_delta = entropy;
+	c->l4_delta = entropy >> 16;
+}
+
 static __always_inline int same_mac(__u64 a, __u64 b)
 {
 	return !((a ^ b) & MAC_BITS);
@@ -107,7 +116,8 @@ static __always_inline void widen_conn(const struct conn4 *c, struct conn6 *wide
 	map_address(wide->daddr, c->daddr);
 	wide->sport = c->sport;
 	wide->dport = c->dport;
-	wide->entropy = c->entropy;
+	wide->l3_delta = c->l3_delta;
+	wide->l4_delta = c->l4_delta;
 }
 
 static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *c)
@@ -117,7 +127,8 @@ static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *
 	c->daddr = wide->daddr[3];
 	c->sport = wide->sport;
 	c->dport = wide->dport;
-	c->entropy = wide->entropy;
+	c->l3_delta = wide->l3_delta;
+	c->l4_delta = wide->l4_delta;
 }
 
 /* The key of the other direction: the new 5-tuple, turned round. */

@@ -54,24 +54,26 @@ static __always_inline int finish(__u32 ingress, int reason)
 static __always_inline void count_forwarded(const struct packet *p, const struct conn *c)
 {
 	struct traffic *t = array_at(traffic, c->backend);
+	struct exchange *e;
 
 	if (!t)
 		return;
+	e = &t->by[protocol_class(p->protocol)];
 	if (c->flags & CONN_REPLY) {
-		t->packets_out++;
-		t->bytes_out += p->length;
+		e->packets_out++;
+		e->bytes_out += p->length;
 	} else {
-		t->packets_in++;
-		t->bytes_in += p->length;
+		e->packets_in++;
+		e->bytes_in += p->length;
 	}
 }
 
-static __always_inline void count_connection(__u32 backend)
+static __always_inline void count_opened(__u32 backend)
 {
 	struct traffic *t = array_at(traffic, backend);
 
 	if (t)
-		t->connections++;
+		t->opened++;
 }
 
 #endif

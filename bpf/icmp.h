@@ -182,7 +182,7 @@ static __noinline int find_quoted(struct work *w, const struct flow6 *key)
 	__builtin_memset(&w->c, 0, sizeof(w->c));
 	w->c.conn.backend = id;
 	w->c.conn.forward = b->forward;
-	w->c.entropy = flow_entropy(key);
+	set_entropy(&w->c, flow_entropy(key));
 	return GO_ON;
 }
 

@@ -119,6 +119,80 @@ struct {
 	__type(value, struct claim6);
 } nat_ports6 SEC(".maps");
 
+/* Who may send to a VIP: a source's longest prefix leads to the rules that may match it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PREFIX_LIMIT);
+	__type(key, struct fw_prefix_key);
+	__type(value, struct fw_prefix);
+} fw_prefixes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fw_level);
+} fw_levels SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fw_step);
+} fw_steps SEC(".maps");
+
+/* Nothing in the packet's way reads it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct fw_rule);
+} fw_rules SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct hits);
+} fw_hits SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PREFIX_LIMIT);
+	__type(key, struct allowed_key);
+	__type(value, __u32);
+} allowed_sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, NR_CLASSES *POLICY_LIMIT);
+	__type(key, __u32);
+	__type(value, struct dos_policy);
+} dos_policies SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NR_CLASSES *POLICY_LIMIT);
+	__type(key, __u32);
+	__type(value, struct policy_hits);
+} dos_hits SEC(".maps");
+
+/* An LRU of sets, not the kernel's: a spoofed source costs no lock and no list, and cannot push out
+ * one that is blocked. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct dos_set);
+} dos_sources SEC(".maps");
+
 /* Fragmented packets, by the fields that their fragments share. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -133,6 +207,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct allowance);
 } answers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NR_FLOW_KINDS);
+	__type(key, __u32);
+	__type(value, struct allowance);
+} new_flows SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -171,6 +252,23 @@ struct {
 	__type(key, __u32);
 	__type(value, struct traffic);
 } traffic SEC(".maps");
+
+/* Written and read by the user side only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct traffic);
+} past SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct expiries);
+} expired SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -10,6 +10,8 @@
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
 #include <bpf/bpf_helpers.h>
 
 #include "xdp_lb.h"
@@ -31,6 +33,20 @@
 #define IS_PORTLESS (-2)
 /* It has left, by the verdict in struct work. */
 #define IS_SENT (-3)
+
+static __always_inline int is_icmp(__u32 protocol)
+{
+	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+}
+
+static __always_inline __u32 protocol_class(__u32 protocol)
+{
+	if (protocol == IPPROTO_TCP)
+		return CLASS_TCP;
+	if (protocol == IPPROTO_UDP)
+		return CLASS_UDP;
+	return is_icmp(protocol) ? CLASS_ICMP : CLASS_OTHER;
+}
 
 enum packet_kind {
 	WHOLE_PACKET,

@@ -137,11 +137,6 @@ static __always_inline int frame_holds(struct xdp_md *ctx, const struct packet *
 	return likely(length <= (__u64)(p->end - p->data)) || length <= bpf_xdp_get_buff_len(ctx);
 }
 
-static __always_inline int is_icmp(__u32 protocol)
-{
-	return protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
-}
-
 static __always_inline int may_be_balanced(__u32 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;

@@ -55,7 +55,7 @@ static __noinline int send_portless(struct xdp_md *ctx, struct work *w)
 	if (!fits(&p, &c->conn, b, out))
 		return REASON_TOO_BIG;
 	if (is_tunnel(&c->conn)) {
-		reason = encapsulate(ctx, &p, b, &c->conn, c->entropy);
+		reason = encapsulate(ctx, &p, b, &c->conn, entropy_of(c));
 		if (reason != GO_ON)
 			return reason;
 	} else {

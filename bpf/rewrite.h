@@ -11,8 +11,7 @@
 #include "parse.h"
 
 /* Parsing has seen that the header is there, which Linux 6.1's verifier does not remember. */
-static __always_inline void rewrite_l4(struct packet *p, const struct conn *c, __be16 sport,
-				       __be16 dport)
+static __always_inline void rewrite_l4(struct packet *p, __u16 delta, __be16 sport, __be16 dport)
 {
 	__be16 *ports = p->l4;
 
@@ -21,13 +20,13 @@ static __always_inline void rewrite_l4(struct packet *p, const struct conn *c, _
 
 		if ((void *)(tcp + 1) > p->end)
 			return;
-		tcp->check = csum_apply(tcp->check, c->l4_delta);
+		tcp->check = csum_apply(tcp->check, delta);
 	} else {
 		struct udphdr *udp = p->l4;
 
 		if ((void *)(udp + 1) > p->end)
 			return;
-		udp->check = csum_apply_udp(udp->check, c->l4_delta);
+		udp->check = csum_apply_udp(udp->check, delta);
 	}
 	ports[0] = sport;
 	ports[1] = dport;
@@ -53,10 +52,10 @@ static __always_inline void rewrite_ipv4(struct packet *p, const struct conn4 *c
 	struct iphdr *ip = p->l3;
 
 	ip->ttl--;
-	ip->check = csum_apply(ip->check, c->conn.l3_delta);
+	ip->check = csum_apply(ip->check, c->l3_delta);
 	ip->saddr = c->saddr;
 	ip->daddr = c->daddr;
-	rewrite_l4(p, &c->conn, c->sport, c->dport);
+	rewrite_l4(p, c->l4_delta, c->sport, c->dport);
 }
 
 static __always_inline void rewrite_ipv6(struct packet *p, const struct conn6 *c)
@@ -66,7 +65,7 @@ static __always_inline void rewrite_ipv6(struct packet *p, const struct conn6 *c
 	ip6->hop_limit--;
 	copy16(&ip6->saddr, c->saddr);
 	copy16(&ip6->daddr, c->daddr);
-	rewrite_l4(p, &c->conn, c->sport, c->dport);
+	rewrite_l4(p, c->l4_delta, c->sport, c->dport);
 }
 
 /* A packet without the connection's ports: an error that is translated already, a later fragment.

@@ -28,8 +28,8 @@ static __always_inline void compute_deltas(const struct flow6 *flow, struct conn
 			     csum_delta32(flow->daddr[i], c->daddr[i]);
 	ports = csum_delta16(flow->sport, c->sport) + csum_delta16(flow->dport, c->dport);
 	/* Folded apart: eight words and two halves would not fit the sum otherwise. */
-	c->conn.l3_delta = csum_fold((__u64)csum_fold(addresses) + CSUM_TTL_DECREMENT);
-	c->conn.l4_delta = csum_fold((__u64)csum_fold(addresses) + ports);
+	c->l3_delta = csum_fold((__u64)csum_fold(addresses) + CSUM_TTL_DECREMENT);
+	c->l4_delta = csum_fold((__u64)csum_fold(addresses) + ports);
 }
 
 /* Fills in the entry of the backend's direction from the client's. */
@@ -112,7 +112,7 @@ static __noinline int store_direct(struct work *w)
 	const struct facts *f = &w->facts;
 
 	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST)) {
-		count_connection(w->c.conn.backend);
+		count_opened(w->c.conn.backend);
 		return GO_ON;
 	}
 	/* Another CPU was first: its entry holds. */
@@ -183,7 +183,7 @@ static __noinline int open_connection(struct work *w, int stale)
 	if (is_direct(&c->conn)) {
 		__builtin_memcpy(c->daddr, f->flow.daddr, sizeof(c->daddr));
 		c->dport = f->flow.dport;
-		c->entropy = flow_entropy(&f->flow);
+		set_entropy(c, flow_entropy(&f->flow));
 		if (f->tcp_flags & TCP_RST)
 			return GO_ON;
 		return store_direct(w);
@@ -209,7 +209,7 @@ static __noinline int open_connection(struct work *w, int stale)
 		return GO_ON;
 	reason = store_connection(w);
 	if (reason == GO_ON)
-		count_connection(w->c.conn.backend);
+		count_opened(w->c.conn.backend);
 	return reason;
 }
 

@@ -93,7 +93,7 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 	} else if (c->conn.forward == FORWARD_L2) {
 		lower_ttl_ipv4(p);
 	} else {
-		reason = encapsulate(ctx, p, b, &c->conn, c->entropy);
+		reason = encapsulate(ctx, p, b, &c->conn, entropy_of(c));
 		if (unlikely(reason != GO_ON))
 			return finish(p->ingress, reason);
 	}
@@ -163,7 +163,7 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 	} else if (c->conn.forward == FORWARD_L2) {
 		lower_ttl_ipv6(p);
 	} else {
-		reason = encapsulate(ctx, p, b, &c->conn, c->entropy);
+		reason = encapsulate(ctx, p, b, &c->conn, entropy_of(c));
 		if (unlikely(reason != GO_ON))
 			return finish(p->ingress, reason);
 	}
@@ -202,6 +202,10 @@ struct shared_enums {
 	enum forward_mode forward_mode;
 	enum hash_by hash_by;
 	enum refusal refusal;
+	enum protocol_class protocol_class;
+	enum rule_kind rule_kind;
+	enum rule_action rule_action;
+	enum rule_protocol rule_protocol;
 	enum echo echo;
 	enum backend_state backend_state;
 	enum backend_health backend_health;

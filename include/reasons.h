@@ -41,7 +41,13 @@
 	X(UNANSWERABLE, DROP, "an ICMP error or reset was due, and must not be sent for such a packet (a reset, an error, a later fragment)") \
 	X(ANSWERS_LIMITED, DROP, "an ICMP error or reset was due, and more had been sent in the last second than the limit allows") \
 	X(LOOP, DROP, "for a VIP, but it came out of here: from the backend that would get it, or bound to leave as it came") \
-	X(NO_HEADROOM, DROP, "no room for a tunnel header in front of the packet; the driver leaves too little")
+	X(NO_HEADROOM, DROP, "no room for a tunnel header in front of the packet; the driver leaves too little") \
+	X(FIREWALL, DROP, "denied by a [[firewall.rule]], or by firewall.default = \"deny\"") \
+	X(BLOCKLISTED, DROP, "from a source in one of firewall.blocklists") \
+	X(NOT_ALLOWED, DROP, "from a source that is not in the service's allow") \
+	X(RATE_LIMITED, DROP, "more from its source than the limit of a [[dos]] policy") \
+	X(SOURCE_BLOCKED, DROP, "from a source that a [[dos]] policy of action \"block\" holds blocked for its protocol") \
+	X(FLOODED, DROP, "the first of a new flow that had to go without an entry, and no source port of ours was free for it")
 /* clang-format on */
 
 #endif

@@ -19,13 +19,34 @@
 #include "reasons.h"
 
 enum xdplb_limit {
-	NAME_LENGTH = 64,	 /* of a service or backend, with the final NUL */
-	PORT_LIMIT = 64,	 /* network interfaces that XDP may be attached to */
-	FILTER_WORDS = 1024,	 /* 64 bits each: the address filter has 65,536 bits */
-	NAT_SOURCE_LIMIT = 4096, /* addresses in the full-nat source pool */
-	NO_SERVICE = 0xffffffff, /* vips: a VIP, but no service has the port */
-	NO_PORT_INDEX = 0xffff,	 /* hop.port: not resolved */
-	FRAGMENT_LIMIT = 16384,	 /* fragmented packets that are followed at a time */
+	NAME_LENGTH = 64,	  /* of a service or backend, with the final NUL */
+	PORT_LIMIT = 64,	  /* network interfaces that XDP may be attached to */
+	FILTER_WORDS = 1024,	  /* 64 bits each: the address filter has 65,536 bits */
+	NAT_SOURCE_LIMIT = 4096,  /* addresses in the full-nat source pool */
+	NO_SERVICE = 0xffffffff,  /* vips: a VIP, but no service has the port */
+	NO_PORT_INDEX = 0xffff,	  /* hop.port: not resolved */
+	FRAGMENT_LIMIT = 16384,	  /* fragmented packets that are followed at a time */
+	RULE_BITS = 17,		  /* conn.admission: the rule's id; above it, of which rules */
+	RULE_LIMIT = 1 << 17,	  /* ids in `fw_rules`: rules, blocklists, the default */
+	DEFAULT_RULE = 0,	  /* the id of what decides where no rule matches */
+	NO_RULE = 0x7fffffff,	  /* fw_step.rule: none of the list matches */
+	RULE_DENIES = 0x80000000, /* fw_step.rule: beside the id */
+	NO_LEVEL = 0xffffffff,	  /* fw_level.parent, fw_prefix.level */
+	LEVEL_LIMIT = 132,	  /* prefixes of rules that lie in one another */
+	PREFIX_LIMIT = 4194304,	  /* prefixes in `fw_prefixes` */
+	RULE_NAME_LENGTH = 128,	  /* of a rule, or a blocklist's file, with the final NUL */
+	POLICY_LIMIT = 8,	  /* [[dos]] policies of one protocol */
+	SOURCE_WAYS = 4,	  /* sources in a set of `dos_sources` */
+	TICK_SHIFT = 20,	  /* policies' time: jiffies << TICK_SHIFT */
+};
+
+/* What is counted and limited apart. */
+enum protocol_class {
+	CLASS_TCP,
+	CLASS_UDP,
+	CLASS_ICMP, /* and ICMPv6 */
+	CLASS_OTHER,
+	NR_CLASSES,
 };
 
 /* The reasons of reasons.h as indices into `counters`. */
@@ -102,6 +123,33 @@ enum backend_health {
 	HEALTH_NO_SOURCE = 4,  /* full-nat or a tunnel without an address of ours to send from */
 };
 
+/* What fw_rules[].kind says. */
+enum rule_kind {
+	RULE_FREE = 0,	    /* the id is */
+	RULE_OF_FILE = 1,   /* a [[firewall.rule]] */
+	RULE_BLOCKLIST = 2, /* a file of firewall.blocklists */
+	RULE_DEFAULT = 3,   /* firewall.default */
+};
+
+enum rule_action {
+	RULE_ALLOW = 1,
+	RULE_DENY = 2,
+};
+
+/* What fw_rules[].protocol says beyond the numbers of protocols. */
+enum rule_protocol {
+	PROTOCOL_ANY = 256,
+	PROTOCOL_ICMP = 257, /* ICMP and ICMPv6 */
+};
+
+/* New flows that are kept count of apart: `new_flows`, by element. */
+enum flow_kind {
+	FLOW_SYN,   /* TCP that begins with a SYN */
+	FLOW_TCP,   /* TCP that begins otherwise */
+	FLOW_OTHER, /* UDP */
+	NR_FLOW_KINDS,
+};
+
 /*
  * Where a frame goes next: destination MAC address and interface. Eight bytes and
  * read and written as one __u64, so that no frame meets the address of one
@@ -137,7 +185,16 @@ struct settings {
 	__u64 clock_jiffies; /* when CLOCK_MONOTONIC was */
 	__u64 clock_monotonic; /* ns */
 	__be16 gue_port;
-	__u16 pad[3];
+	__u16 pad;
+	__u32 new_flows; /* entries for new flows that each CPU makes in a second, of each kind */
+	/* One word: who is let in without being asked for is not stamped as if he were. */
+	__u32 admission; /* what conn.admission has above RULE_BITS when the rules in force have let
+			    the connection in; below, 0. 0: there are none */
+	__u32 firewall;	 /* 1: fw_prefixes is asked */
+	__u32 policies[NR_CLASSES]; /* by enum protocol_class, a bit for each of dos_policies in use
+				     */
+	__u32 source_sets;	    /* elements of dos_sources */
+	__u32 pad2;
 };
 
 /*
@@ -173,6 +230,8 @@ struct service {
 	__u32 forward;	  /* enum forward_mode */
 	__u32 family;	  /* 4 or 6; 0: the id is free */
 	__u32 no_backend; /* enum refusal */
+	__u32 restricted; /* 1: only for the prefixes in `allowed_sources` */
+	__u32 pad;
 	char name[NAME_LENGTH];
 };
 
@@ -238,9 +297,8 @@ struct conn {
 	__u32 last_seen;  /* jiffies, the low 32 bits */
 	__u32 ingress;	  /* client's direction: ifindex that its packets come in by */
 	struct hop hop;	  /* client's next hop: learnt in its direction, used in the reply's */
-	__u16 l3_delta;	  /* added to the complement of the IPv4 header checksum, TTL included (RFC
-			     1624) */
-	__u16 l4_delta;	  /* likewise for the TCP or UDP checksum */
+	__u32 admission;  /* client's direction: the rule that let it in, and of which rules; see
+			     RULE_BITS */
 	__u8 state;	  /* enum conn_state */
 	__u8 flags;	  /* enum conn_flag */
 	__u8 forward;	  /* enum forward_mode */
@@ -253,7 +311,10 @@ struct conn4 {
 	__be32 daddr;
 	__be16 sport;
 	__be16 dport;
-	__u32 entropy; /* tunnels: the flow's hash, for the outer source address and port */
+	__u16 l3_delta; /* added to the complement of the IPv4 header checksum, TTL included (RFC
+			   1624); tunnels: the low half of the flow's hash, which varies the outer
+			   source address and port */
+	__u16 l4_delta; /* likewise for the TCP or UDP checksum; tunnels: the high half */
 };
 
 struct conn6 {
@@ -262,7 +323,8 @@ struct conn6 {
 	__be32 daddr[4];
 	__be16 sport;
 	__be16 dport;
-	__u32 entropy;
+	__u16 l3_delta;
+	__u16 l4_delta;
 };
 
 /*
@@ -313,18 +375,139 @@ struct claim6 {
 	__u32 pad;
 };
 
-/* What went to a backend and came back. `traffic`, per CPU, by backend id. */
-struct traffic {
+/* Packets and bytes of one protocol, both ways. */
+struct exchange {
 	__u64 packets_in;  /* from clients */
 	__u64 bytes_in;	   /* Ethernet header on, padding off */
 	__u64 packets_out; /* from the backend */
 	__u64 bytes_out;
-	__u64 connections; /* chosen for it */
+};
+
+/* What went to a backend and came back. `traffic`, per CPU, by backend id. */
+struct traffic {
+	struct exchange by[NR_CLASSES]; /* enum protocol_class: that of the connection */
+	__u64 opened;			/* connections that got an entry */
+	__u64 closed;			/* of them, those that ended in sight of the datapath */
+	__u64 unrecorded; /* packets of new flows that went without an entry: too many at once */
+};
+
+/* What the user side adds up. `past`, by service id: of backends that are gone. `expired`, by
+ * backend id: connections that the sweep has ended. */
+struct expiries {
+	__u64 connections;
 };
 
 /* `counters`, per CPU, by enum reason. */
 struct counter {
 	__u64 packets;
+};
+
+/* Key of `fw_prefixes`, an LPM trie: a source address. */
+struct fw_prefix_key {
+	__u32 prefixlen; /* 0..=128; of an IPv4 prefix 96 + 0..=32 */
+	__be32 address[4];
+};
+
+/*
+ * What is known of the sources in a prefix: that a blocklist has it, or which rules may match. The
+ * rules of all shorter prefixes are reached from there, so that one lookup finds everything.
+ */
+struct fw_prefix {
+	__u32 blocklist; /* id in `fw_rules`; 0: none */
+	__u32 level;	 /* index into `fw_levels`; NO_LEVEL with a blocklist */
+};
+
+/* The rules of one source prefix. `fw_levels`; one half is in use, the other is written. */
+struct fw_level {
+	__u32 first;	/* of `fw_steps` */
+	__u32 count;	/* 0: the prefix has no rules itself */
+	__u32 parent;	/* the level of the next shorter prefix; NO_LEVEL: there is none */
+	__u32 position; /* the lowest in this level and those above it */
+};
+
+/*
+ * The rules of a level cut the space of protocol and destination port into intervals. A step is one
+ * rule of one interval, which goes on until the next one's start. An interval's steps stand from
+ * the last in the file to the first, and only that in front may be without condition on the source
+ * port. `fw_steps`; likewise in two halves.
+ */
+struct fw_step {
+	__u32 start;	    /* protocol << 16 | port, host order; 0 for a port that there is not */
+	__u32 position;	    /* in the file, counted from 0: the lowest that matches decides */
+	__u32 rule;	    /* id, and RULE_DENIES; NO_RULE: nothing matches here */
+	__u16 source_first; /* host order, inclusive; 0 and 65535: any, or no ports */
+	__u16 source_last;
+};
+
+/* What the rules say, for people. `fw_rules`, by id: one that stays with a rule over reloads. */
+struct fw_rule {
+	__u32 position; /* in the file, of its kind, counted from 0 */
+	__u32 prefixes; /* blocklists: how many it has */
+	__be32 source[4];
+	__u8 family;	    /* 4, 6; 0: any source */
+	__u8 prefix_length; /* of the source, 0..=32 or 128 */
+	__u8 kind;	    /* enum rule_kind */
+	__u8 action;	    /* enum rule_action */
+	__u16 protocol;	    /* number, or enum rule_protocol */
+	__u16 port_first;   /* host order, inclusive; 0 and 65535: any */
+	__u16 port_last;
+	__u16 source_port_first;
+	__u16 source_port_last;
+	__u16 pad;
+	char name[RULE_NAME_LENGTH];
+};
+
+/* Packets that a rule has decided. `fw_hits`, per CPU, by rule id. */
+struct hits {
+	__u64 packets;
+	__u64 bytes; /* Ethernet header on, padding off */
+};
+
+/* Key of `allowed_sources`, an LPM trie: who may reach a restricted service. */
+struct allowed_key {
+	__u32 prefixlen; /* 32 + as in fw_prefix_key */
+	__u32 service;	 /* index into `services` */
+	__be32 address[4];
+};
+
+/* A [[dos]] policy: a token bucket (GCRA, ITU-T I.371) for each source. `dos_policies`, by
+ * POLICY_LIMIT * protocol_class + 0..POLICY_LIMIT. Time is in jiffies << TICK_SHIFT. */
+struct dos_policy {
+	__u64 interval;	 /* between packets at the limit */
+	__u64 tolerance; /* burst * interval */
+	__u64 block_for; /* jiffies; 0: only what is too much is dropped */
+	__u32 limit;	 /* packets a second */
+	__u32 burst;
+	__u8 flags_mask; /* TCP flags that are looked at */
+	__u8 flags;	 /* what they have to be; others are not counted */
+	__u8 class;	 /* enum protocol_class */
+	__u8 used;	 /* 0: the slot is free */
+	__u32 pad;
+	char name[NAME_LENGTH];
+};
+
+/* What policies have done. `dos_hits`, per CPU, like `dos_policies`. */
+struct policy_hits {
+	__u64 dropped; /* packets */
+	__u64 blocked; /* how many times a source was */
+};
+
+/* A source of one protocol: an IPv4 address, or an IPv6 /64. */
+struct dos_source {
+	__be32 source[2]; /* IPv4: the address and 0; written as one __u64 */
+	__u8 family;	  /* 4, 6; 0: free */
+	__u8 class;	  /* enum protocol_class */
+	__u8 policy;	  /* 0..POLICY_LIMIT: the one that blocks */
+	__u8 pad;
+	__u32 last_seen;	 /* jiffies, the low 32 bits */
+	__u64 blocked_until;	 /* jiffies; 0: not blocked */
+	__u64 due[POLICY_LIMIT]; /* by policy: when a packet is due at the limit; see dos_policy */
+};
+
+/* `dos_sources`: a source is in the set that its hash names, or in none. The one seen longest ago
+ * makes room, but none that is blocked while there is another. */
+struct dos_set {
+	struct dos_source ways[SOURCE_WAYS];
 };
 
 /* What the `clock` program writes: the two clocks read together. */

@@ -186,6 +186,7 @@ fn defaults() {
         services: 4096,
         backends: 16384,
         connections: 1_000_000,
+        ..Limits::default()
     };
     assert_eq!(config.limits, limits);
     let timeouts = Timeouts {
@@ -227,6 +228,7 @@ fn every_key() {
         services: 10,
         backends: 20,
         connections: 3000,
+        ..Limits::default()
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.timeouts.tcp_opening, Duration::from_millis(500));

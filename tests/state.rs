@@ -42,6 +42,7 @@ fn config(services: Vec<config::Service>) -> Config {
             services: 64,
             backends: 1024,
             connections: 1024,
+            ..Limits::default()
         },
         timeouts: Timeouts {
             tcp_opening: second,
@@ -52,6 +53,8 @@ fn config(services: Vec<config::Service>) -> Config {
         },
         tunnel: Tunnel::default(),
         services,
+        firewall: None,
+        dos: Vec::new(),
         log: Log {
             level: log::LevelFilter::Info,
             format: LogFormat::Text,
@@ -71,6 +74,7 @@ fn service(name: &str, vips: &[&str], port: u16, backends: &[&str]) -> config::S
         forward: Forward::Nat,
         hash: HashBy::FiveTuple,
         no_backend: Refusal::Drop,
+        allow: Vec::new(),
         backends: backends
             .iter()
             .map(|address| backend(ip(address)))
@@ -106,6 +110,7 @@ fn planned_from(previous: &Desired, config: &Config, sources: &[Source]) -> Desi
         previous,
         config,
         &World {
+            blocklists: &BTreeMap::new(),
             hop: &|_| Some(HOP),
             sources,
         },
@@ -271,6 +276,7 @@ fn what_finds_only_freed_ids_waits_for_the_next_plan() {
             services: 1,
             backends: 2,
             connections: 1,
+            ..Limits::default()
         };
         config
     };
@@ -329,6 +335,7 @@ fn only_usable_backends_take_slots() {
     web.backends[3].weight = 0;
     let lost = ip("10.0.0.5");
     let world = World {
+        blocklists: &BTreeMap::new(),
         hop: &|backend| (backend.address != lost).then_some(HOP),
         sources: &[],
     };
@@ -358,6 +365,7 @@ fn a_table_is_made_anew_only_when_it_changes() {
     assert_ne!(table(&before), table(&planned(&before, &reseeded)));
 
     let unresolved = World {
+        blocklists: &BTreeMap::new(),
         hop: &|_| None,
         sources: &[],
     };
@@ -426,6 +434,7 @@ fn own_addresses_are_those_of_the_interface_or_else_all() {
         &Desired::default(),
         &config,
         &World {
+            blocklists: &BTreeMap::new(),
             hop: &hop,
             sources: &own,
         },
@@ -539,6 +548,7 @@ fn backends_of_a_tunnel_count_for_each_family() {
     let mut config = direct(Forward::Ipip, &[VIP, VIP6], &["10.0.0.1", "10.0.0.2"]);
     config.limits.backends = 3;
     let world = World {
+        blocklists: &BTreeMap::new(),
         hop: &|_| Some(HOP),
         sources: &[],
     };
@@ -560,6 +570,7 @@ fn only_l2_needs_the_backend_on_the_link() {
     for forward in DIRECT {
         let config = direct(forward, &[VIP], &["10.0.0.1"]);
         let world = World {
+            blocklists: &BTreeMap::new(),
             hop: &|_| Some(behind),
             sources: &[],
         };
@@ -654,6 +665,7 @@ fn a_vip_answers_ping_while_a_backend_can_be_chosen() {
     };
     let planned = |previous: &Desired, config: &Config, addresses| {
         let world = World {
+            blocklists: &BTreeMap::new(),
             hop: &resolved(addresses),
             sources: &[],
         };
@@ -704,6 +716,7 @@ fn no_backend_is_the_services_own() {
 fn limits_are_named_with_what_to_do() {
     let refused = |config: &Config, sources: &[Source]| {
         let world = World {
+            blocklists: &BTreeMap::new(),
             hop: &|_| Some(HOP),
             sources,
         };
@@ -1281,7 +1294,7 @@ proptest! {
             1..6,
         ),
     ) {
-        let capacity = capacity_for(&Limits { services, backends, connections: 1 });
+        let capacity = capacity_for(&Limits { services, backends, connections: 1, ..Limits::default() });
         let mut left = backends;
         let mut total = 2 * u64::from(MAX_SLOTS);
         let wanted = sizes.into_iter().flat_map(|(size, times)| std::iter::repeat_n(size, times));
@@ -1300,6 +1313,7 @@ fn capacity_allows_for_mixed_sizes() {
         services: 4096,
         backends: 16384,
         connections: 1,
+        ..Limits::default()
     };
     // The worst case: 45 services of 181 backends beside 4,051 of two.
     let worst: u64 = 45 * 131_071 + 4_051 * 2_039;
@@ -1310,13 +1324,15 @@ fn capacity_allows_for_mixed_sizes() {
         services: u32::MAX,
         backends: u32::MAX,
         connections: 1,
+        ..Limits::default()
     };
     assert_eq!(capacity_for(&endless), u32::MAX);
     assert_eq!(
         capacity_for(&Limits {
             services: 0,
             backends: 0,
-            connections: 0
+            connections: 0,
+            ..Limits::default()
         }),
         2 * MAX_SLOTS
     );

@@ -82,6 +82,10 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// `[[service]]`, in file order.
     pub services: Vec<Service>,
+    /// `[firewall]`. `None`: absent.
+    pub firewall: Option<Firewall>,
+    /// `[[dos]]`, in file order.
+    pub dos: Vec<Policy>,
     /// `[log]`
     pub log: Log,
 }
@@ -138,6 +142,10 @@ pub struct Limits {
     pub backends: u32,
     /// Connections of each address family.
     pub connections: u32,
+    /// Rules of the firewall.
+    pub firewall_rules: u32,
+    /// Sources that `[[dos]]` policies keep count of.
+    pub sources: u32,
 }
 
 /// How long an idle connection is remembered in each state.
@@ -182,6 +190,8 @@ pub struct Service {
     pub hash: HashBy,
     /// What becomes of new connections while no backend can be chosen.
     pub no_backend: Refusal,
+    /// Source prefixes that may reach the service; empty: all.
+    pub allow: Vec<Prefix>,
     /// May be empty; address and port are unique within the service.
     pub backends: Vec<Backend>,
 }
@@ -353,6 +363,92 @@ pub enum HashBy {
     SourceIpPort,
 }
 
+/// `[firewall]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firewall {
+    /// What becomes of packets for a VIP that no rule matches.
+    pub default: RuleAction,
+    /// Files of prefixes whose packets are denied before any rule is looked at; no duplicates.
+    pub blocklists: Vec<PathBuf>,
+    /// `[[firewall.rule]]`, in file order: the first that matches decides.
+    pub rules: Vec<Rule>,
+}
+
+/// One `[[firewall.rule]]`. Every condition has to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// Unique, 1..=63 bytes. Without one in the file, `None`.
+    pub name: Option<String>,
+    /// What becomes of packets that it matches.
+    pub action: RuleAction,
+    /// `None`: from anywhere, of either family.
+    pub source: Option<Prefix>,
+    /// Of which protocol.
+    pub protocol: RuleProtocol,
+    /// Source port: but for [`PortRange::ANY`] it matches TCP and UDP only.
+    pub source_port: PortRange,
+    /// Destination port, likewise.
+    pub port: PortRange,
+}
+
+/// `firewall.rule.action`, `firewall.default`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RuleAction {
+    /// On to the next stage.
+    Allow,
+    /// Dropped and counted.
+    Deny,
+}
+
+/// `firewall.rule.protocol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RuleProtocol {
+    /// Every one.
+    Any,
+    /// ICMP and ICMPv6.
+    Icmp,
+    /// That of this number in the IP header (IANA protocol numbers).
+    Number(u8),
+}
+
+/// One `[[dos]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Unique, 1..=63 bytes.
+    pub name: String,
+    /// Which packets are counted.
+    pub protocol: PolicyProtocol,
+    /// TCP flags that are looked at, and of them those that have to be set, as in the header's
+    /// fourteenth byte. Both 0: every packet.
+    pub tcp_flags: (u8, u8),
+    /// Packets a second from one source address, at least 1.
+    pub limit: u32,
+    /// Packets above that at once, at least 1; without one in the file, `limit`.
+    pub burst: u32,
+    /// What becomes of the excess.
+    pub action: PolicyAction,
+}
+
+/// `dos.protocol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6.
+    Icmp,
+}
+
+/// `dos.action`, `dos.block_for`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyAction {
+    /// The excess is dropped.
+    Limit,
+    /// All of that protocol from the source is dropped for that long.
+    Block(Duration),
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
@@ -396,6 +492,8 @@ impl Default for Limits {
             services: 4096,
             backends: 16_384,
             connections: 1_000_000,
+            firewall_rules: 65_536,
+            sources: 262_144,
         }
     }
 }

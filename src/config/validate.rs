@@ -585,6 +585,8 @@ fn build(file: raw::File) -> Config {
             services: given(limits.services, default_limits.services),
             backends: given(limits.backends, default_limits.backends),
             connections: given(limits.connections, default_limits.connections),
+            firewall_rules: default_limits.firewall_rules,
+            sources: default_limits.sources,
         },
         timeouts: Timeouts {
             tcp_opening: given(timeouts.tcp_opening, default_timeouts.tcp_opening),
@@ -598,6 +600,8 @@ fn build(file: raw::File) -> Config {
             gue_port: given(tunnel.gue_port, default_tunnel.gue_port),
         },
         services: services.into_iter().filter_map(build_service).collect(),
+        firewall: None,
+        dos: Vec::new(),
         log: Log {
             level: given(level, default_log.level),
             format: given(format, default_log.format),
@@ -616,6 +620,7 @@ fn build_service(service: raw::Service) -> Option<Service> {
         forward: service.forward?.value,
         hash: given(service.hash, HashBy::FiveTuple),
         no_backend: given(service.no_backend, Refusal::Drop),
+        allow: Vec::new(),
         backends: service
             .backends
             .into_iter()

@@ -9,7 +9,7 @@ pub(crate) mod ports;
 pub(crate) mod signals;
 mod sweeping;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -447,6 +447,7 @@ fn plan(
         previous,
         config,
         &World {
+            blocklists: &BTreeMap::new(),
             hop: &hop,
             sources: &sources,
         },

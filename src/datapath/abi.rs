@@ -6,10 +6,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::skeleton::types::{
-    backend, backend_health, backend_state, claim4, claim6, clock_reading, conn, conn4, conn6,
-    conn_flag, conn_state, counter, echo, epoch, filter, flow4, flow6, forward_mode, hash_by, hop,
-    interface, nat_source, reason, refusal, service, settings, slots, traffic, vip, vip_key,
-    xdplb_limit,
+    allowed_key, backend, backend_health, backend_state, claim4, claim6, clock_reading, conn,
+    conn4, conn6, conn_flag, conn_state, counter, dos_policy, dos_set, dos_source, echo, epoch,
+    expiries, filter, flow4, flow6, forward_mode, fw_level, fw_prefix, fw_prefix_key, fw_rule,
+    fw_step, hash_by, hits, hop, interface, nat_source, policy_hits, protocol_class, reason,
+    refusal, rule_action, rule_kind, rule_protocol, service, settings, slots, traffic, vip,
+    vip_key, xdplb_limit,
 };
 
 /// Marks types without padding, references or invalid bit patterns, of the size that the maps have.
@@ -25,11 +27,11 @@ macro_rules! plain {
 }
 
 plain! {
-    settings: 88,
+    settings: 120,
     filter: 8192,
     vip_key: 24,
     vip: 8,
-    service: 88,
+    service: 96,
     backend: 136,
     nat_source: 16,
     slots: 8,
@@ -40,9 +42,21 @@ plain! {
     claim4: 24,
     claim6: 48,
     interface: 56,
-    traffic: 40,
+    traffic: 152,
     counter: 8,
     epoch: 8,
+    fw_prefix_key: 20,
+    fw_prefix: 8,
+    fw_level: 16,
+    fw_step: 16,
+    fw_rule: 168,
+    hits: 16,
+    allowed_key: 24,
+    dos_policy: 104,
+    policy_hits: 16,
+    dos_source: 88,
+    dos_set: 352,
+    expiries: 8,
     clock_reading: 16,
 }
 

@@ -118,7 +118,13 @@ impl Datapath {
             clock_jiffies: clock.jiffies,
             clock_monotonic: clock.monotonic,
             gue_port: settings.gue_port.to_be(),
-            pad: [0; 3],
+            pad: 0,
+            new_flows: 0,
+            admission: 0,
+            firewall: 0,
+            policies: [0; abi::protocol_class::NR_CLASSES.0 as usize],
+            source_sets: 0,
+            pad2: 0,
         };
         self.tables.settings.set(0, &value);
     }
@@ -324,6 +330,8 @@ impl Tables {
             forward: forward_mode(service.forward).0,
             family: u32::from(service.family.number()),
             no_backend: refusal(service.no_backend).0,
+            restricted: (!service.allow.is_empty()).into(),
+            pad: 0,
             name: name_to(&service.name),
         };
         if !self.holds_table(live.table, &service.table) {

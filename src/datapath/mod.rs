@@ -30,6 +30,7 @@ use log::debug;
 
 use crate::config::{self, Limits};
 use crate::state;
+use crate::state::firewall;
 use crate::state::regions::{self, Regions};
 pub use apply::Settings;
 use array::Array;
@@ -156,12 +157,13 @@ const _: () = {
 };
 
 /// The sizes of the maps that `[limits]` sets, by name.
-fn sizes(limits: &Limits) -> [(&'static str, u32); 11] {
+fn sizes(limits: &Limits) -> [(&'static str, u32); 18] {
     // An LRU map hands elements out to CPUs in batches: with fewer it evicts what it has just got.
     let tables = limits.connection_tables();
     let (entries, opening) = (tables.established.max(64), tables.opening.max(64));
     // A range of ports is at most 30 prefixes; the trie takes memory only as it is used.
     let bindings = limits.services.saturating_mul(64);
+    let (rules, levels, steps) = firewall::sizes(limits);
     [
         ("vips", bindings),
         ("services", limits.services),
@@ -174,6 +176,19 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 11] {
         ("opening6", opening),
         ("nat_ports", limits.connections),
         ("nat_ports6", limits.connections),
+        ("fw_rules", rules),
+        ("fw_hits", rules),
+        ("fw_levels", 2 * levels),
+        ("fw_steps", 2 * steps),
+        (
+            "dos_sources",
+            limits
+                .sources
+                .div_ceil(abi::xdplb_limit::SOURCE_WAYS.0)
+                .max(1),
+        ),
+        ("past", limits.services),
+        ("expired", limits.backends),
     ]
 }
 

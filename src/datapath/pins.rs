@@ -31,7 +31,7 @@ pub const BALANCER: Contents = Contents {
 };
 
 /// Every map that is pinned, under its own name.
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 35] = [
     "settings",
     "filter",
     "vips",
@@ -55,6 +55,18 @@ pub const NAMES: [&str; 23] = [
     "recent",
     "recent6",
     "epoch",
+    "fw_prefixes",
+    "fw_levels",
+    "fw_steps",
+    "fw_rules",
+    "fw_hits",
+    "allowed_sources",
+    "dos_policies",
+    "dos_hits",
+    "dos_sources",
+    "new_flows",
+    "past",
+    "expired",
 ];
 
 /// A pin directory that this process has for itself. Dropping it removes our pins, and the directory if

@@ -304,11 +304,13 @@ fn read_traffic(map: &MapHandle, id: u32) -> Result<Traffic, Error> {
         .flatten()
         .filter_map(|bytes| from_bytes::<abi::traffic>(bytes))
     {
-        sum.packets_in += cpu.packets_in;
-        sum.bytes_in += cpu.bytes_in;
-        sum.packets_out += cpu.packets_out;
-        sum.bytes_out += cpu.bytes_out;
-        sum.connections += cpu.connections;
+        for exchange in &cpu.by {
+            sum.packets_in += exchange.packets_in;
+            sum.bytes_in += exchange.bytes_in;
+            sum.packets_out += exchange.packets_out;
+            sum.bytes_out += exchange.bytes_out;
+        }
+        sum.connections += cpu.opened;
     }
     Ok(sum)
 }

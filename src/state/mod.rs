@@ -5,6 +5,7 @@
 //! result with the live maps is the datapath's part.
 
 pub mod filter;
+pub mod firewall;
 pub mod maglev;
 mod plan;
 pub mod ports;
@@ -13,6 +14,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{self, AdminState, Forward, HashBy, MacAddress, Prefix, Protocol, Refusal};
@@ -31,6 +33,8 @@ pub struct World<'a> {
     pub hop: &'a dyn Fn(&config::Backend) -> Option<Hop>,
     /// The interfaces' own addresses, from which full-nat and tunnels send when the file names none.
     pub sources: &'a [Source],
+    /// The contents of the blocklists, by the path in the file.
+    pub blocklists: &'a BTreeMap<PathBuf, Arc<[Prefix]>>,
 }
 
 /// Where frames for a backend go, `struct hop` of xdp_lb.h.
@@ -73,6 +77,10 @@ pub struct Desired {
     pub vips: BTreeMap<Vip, Option<u32>>,
     /// What becomes of a ping, for each VIP.
     pub echoes: BTreeMap<IpAddr, Echo>,
+    /// The firewall; `None`: none is configured.
+    pub firewall: Option<Arc<firewall::Firewall>>,
+    /// `[[dos]]` policies, by protocol and slot, 0..`POLICY_LIMIT`: one of a name stays in its slot.
+    pub policies: BTreeMap<(config::PolicyProtocol, u8), config::Policy>,
     /// The full-nat source pool, by position. Empty when no service is full-nat.
     pub nat_sources: Vec<IpAddr>,
     /// The address filter: VIPs and backends.
@@ -101,6 +109,8 @@ pub struct Service {
     pub hash: HashBy,
     /// What becomes of new connections while the table is empty.
     pub no_backend: Refusal,
+    /// Source prefixes that may reach it; empty: all. Of either family: those of the other do not matter.
+    pub allow: Vec<Prefix>,
     /// The Maglev table: the id of a backend in each slot. Empty: no backend takes new connections.
     /// The same allocation as in the plan before when nothing that it depends on has changed.
     pub table: Arc<[u32]>,
@@ -185,6 +195,8 @@ impl Default for Desired {
             backends: BTreeMap::new(),
             vips: BTreeMap::new(),
             echoes: BTreeMap::new(),
+            firewall: None,
+            policies: BTreeMap::new(),
             nat_sources: Vec::new(),
             filter: filter::words([]),
             seed: 0,

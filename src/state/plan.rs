@@ -119,6 +119,7 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
             forward: half.service.forward,
             hash: half.service.hash,
             no_backend: half.service.no_backend,
+            allow: half.service.allow.clone(),
             table: Arc::default(),
         };
         next.services.insert(id, service);

@@ -208,6 +208,7 @@ fn main() -> Result<()> {
         &Desired::default(),
         &config,
         &World {
+            blocklists: &std::collections::BTreeMap::new(),
             hop: &hop,
             sources: &[],
         },

@@ -30,7 +30,8 @@ fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::conn4) {
         daddr: flow.daddr,
         sport: flow.sport,
         dport: flow.dport,
-        entropy: 0,
+        l3_delta: 0,
+        l4_delta: 0,
     };
     (flow, conn)
 }

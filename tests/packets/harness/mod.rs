@@ -146,6 +146,8 @@ impl Lab {
             services: 32,
             backends: 64,
             connections,
+            firewall_rules: 2048,
+            sources: 1024,
         };
         let mut datapath = Datapath::load(&limits).unwrap_or_else(|error| {
             panic!("these tests load XDP programs into the kernel: run them as root, on Linux 6.1 or newer with BPF: {error:#}")
@@ -222,6 +224,7 @@ impl Lab {
                 }))
         };
         let world = World {
+            blocklists: &BTreeMap::new(),
             hop: &hop,
             sources: &[],
         };
@@ -349,11 +352,13 @@ impl Lab {
             .expect("an element for each backend");
         for bytes in values {
             let cpu: abi::traffic = from_bytes(&bytes).expect("struct traffic");
-            sum.packets_in += cpu.packets_in;
-            sum.bytes_in += cpu.bytes_in;
-            sum.packets_out += cpu.packets_out;
-            sum.bytes_out += cpu.bytes_out;
-            sum.connections += cpu.connections;
+            for exchange in &cpu.by {
+                sum.packets_in += exchange.packets_in;
+                sum.bytes_in += exchange.bytes_in;
+                sum.packets_out += exchange.packets_out;
+                sum.bytes_out += exchange.bytes_out;
+            }
+            sum.connections += cpu.opened;
         }
         sum
     }
