@@ -119,12 +119,12 @@ impl Datapath {
             clock_monotonic: clock.monotonic,
             gue_port: settings.gue_port.to_be(),
             pad: 0,
-            new_flows: 0,
+            new_flows: 1_000_000,
             admission: 0,
             firewall: 0,
             policies: [0; abi::protocol_class::NR_CLASSES.0 as usize],
             source_sets: 0,
-            pad2: 0,
+            metered: 0,
         };
         self.tables.settings.set(0, &value);
     }
