@@ -125,7 +125,7 @@ impl Datapath {
             firewall: live.firewall,
             policies: live.policies,
             source_sets: self.policies.sets(),
-            pad2: 0,
+            metered: live.metered,
         };
         self.tables.settings.set(0, &value);
     }
@@ -172,7 +172,7 @@ impl Datapath {
 impl Tables {
     /// Has the firewall asked or not, and connections that have been let in judged anew if what is let in
     /// has changed: in one word, or a packet in between would be let in by the rules before and bear the
-    /// stamp of the new ones.
+    /// stamp of the new ones. After the policies' bits, whose packets it has metered.
     fn admit(&mut self, firewall: bool, changed: bool) {
         let mut settings = self.settings.get(0).unwrap_or_default();
         let firewall = u32::from(firewall);
@@ -180,6 +180,8 @@ impl Tables {
             settings.admission = next_admission(settings.admission);
         }
         settings.firewall = firewall;
+        settings.metered =
+            u32::from(firewall == 1 || settings.policies.iter().any(|&bits| bits != 0));
         self.settings.set(0, &settings);
     }
 
