@@ -9,6 +9,7 @@
 #ifndef XDPLB_ANSWER_H
 #define XDPLB_ANSWER_H
 
+#include "allowance.h"
 #include "count.h"
 #include "csum.h"
 #include "maps.h"
@@ -40,23 +41,9 @@ struct {
 	__type(value, struct quote);
 } quoted SEC(".maps");
 
-/* A token bucket of one second. */
 static __always_inline int may_answer(void)
 {
-	struct allowance *a = array_at(answers, 0);
-	const struct settings *s = array_at(settings, 0);
-	__u64 time = bpf_jiffies64();
-
-	if (!a || !s)
-		return 0;
-	if (time - a->refilled >= s->hz) {
-		a->refilled = time;
-		a->tokens = ANSWERS_A_SECOND;
-	}
-	if (!a->tokens)
-		return 0;
-	a->tokens--;
-	return 1;
+	return spend(array_at(answers, 0), ANSWERS_A_SECOND);
 }
 
 /* Whether the sender's address is that of one host. */

@@ -71,7 +71,7 @@ __noinline int refuse_packet(struct xdp_md *ctx, int reason)
 {
 	struct work *w = array_at(scratch, 0);
 
-	return w ? conclude(ctx, refuse(&w->facts.flow, reason)) : XDP_ABORTED;
+	return w ? conclude(ctx, refuse(w, reason)) : XDP_ABORTED;
 }
 
 static __always_inline int conclude_ipv4(struct xdp_md *ctx, const struct packet *p,

@@ -51,6 +51,12 @@ static __always_inline void set_entropy(struct conn6 *c, __u32 entropy)
 	c->l4_delta = entropy >> 16;
 }
 
+/* True if the rules in force have let the connection in. */
+static __always_inline int is_admitted(const struct conn *c, const struct settings *s)
+{
+	return !((c->admission ^ s->admission) >> RULE_BITS);
+}
+
 static __always_inline int same_mac(__u64 a, __u64 b)
 {
 	return !((a ^ b) & MAC_BITS);
@@ -73,7 +79,7 @@ static __always_inline int settled(const struct packet *p, struct conn *c, const
 		__u64 source = *(__u64 *)(p->data + ETH_ALEN);
 
 		if (c->generation != b->generation || c->ingress != p->ingress ||
-		    !same_mac(source, *(__u64 *)&c->hop))
+		    !same_mac(source, *(__u64 *)&c->hop) || !is_admitted(c, s))
 			return 0;
 	}
 	if (idle_since(time, c->last_seen, s->refresh))
@@ -251,6 +257,8 @@ static __noinline void table_touch(__u8 family, int established, const struct fl
 	c->state = from->state;
 	c->flags = (c->flags & CONN_REPLY) | (from->flags & ~CONN_REPLY);
 	c->ingress = from->ingress;
+	if (!(from->flags & CONN_REPLY))
+		c->admission = from->admission;
 	WRITE_ONCE(*(__u64 *)&c->hop, *(const __u64 *)&from->hop);
 }
 

@@ -68,6 +68,15 @@ static __always_inline void count_forwarded(const struct packet *p, const struct
 	}
 }
 
+/* A connection that had an entry has come to its end. */
+static __always_inline void count_closed(__u32 backend)
+{
+	struct traffic *t = array_at(traffic, backend);
+
+	if (t)
+		t->closed++;
+}
+
 static __always_inline void count_opened(__u32 backend)
 {
 	struct traffic *t = array_at(traffic, backend);

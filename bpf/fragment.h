@@ -38,20 +38,14 @@ static __always_inline struct fragment *find_fragment(const struct fragment_key 
 
 /*
  * Remembers the ports of a first fragment. Another first fragment of the same packet that says
- * other ports overlaps it: what the receiver makes of the two is anybody's guess (RFC 5722). Not
- * static: see track().
+ * other ports overlaps it: what the receiver makes of the two is anybody's guess (RFC 5722).
  */
-__noinline int remember_fragment(void)
+static __noinline int remember_fragment(const struct facts *f)
 {
-	const struct work *w = array_at(scratch, 0);
-	const struct facts *f;
 	struct fragment_key key;
 	struct fragment value = {};
 	const struct fragment *known;
 
-	if (!w)
-		return REASON_TABLE_FULL;
-	f = &w->facts;
 	value.sport = f->flow.sport;
 	value.dport = f->flow.dport;
 	value.since = f->now;

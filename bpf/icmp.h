@@ -92,12 +92,17 @@ static __noinline int send_echo_reply(struct xdp_md *ctx, const struct facts *f)
 	return REASON_ECHO_ANSWERED;
 }
 
-static __noinline int echo(struct xdp_md *ctx, const struct facts *f)
+static __noinline int echo(struct xdp_md *ctx, struct work *w)
 {
+	const struct facts *f = &w->facts;
 	const struct vip *vip = find_vip(&f->flow);
+	int reason;
 
 	if (!vip)
 		return REASON_NOT_OURS;
+	reason = admit_stray(w);
+	if (reason != GO_ON)
+		return reason;
 	if (vip->echo == ECHO_DROP)
 		return REASON_ECHO_DROPPED;
 	return vip->echo == ECHO_ANSWER ? send_echo_reply(ctx, f) : REASON_OTHER_PROTOCOL;
@@ -311,7 +316,13 @@ static __noinline int error(struct xdp_md *ctx, struct work *w)
 		reason = find_quoted(w, &key);
 	if (reason != GO_ON)
 		/* Whoever is not asked for it has it; the host may have talked as the VIP. */
-		return refuse(&f->flow, reason);
+		return refuse(w, reason);
+	/* A backend's error is for its client, or for an address of ours. */
+	if (find_vip(&f->flow)) {
+		reason = admit_related(w);
+		if (reason != GO_ON)
+			return reason;
+	}
 	b = array_at(backends, w->c.conn.backend);
 	if (b && is_loop(f, b))
 		return REASON_LOOP;
@@ -331,21 +342,21 @@ static __always_inline int icmp(struct xdp_md *ctx, struct work *w)
 
 	/* The other family's, which means nothing here. */
 	if (f->flow.protocol != (f->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
-		return refuse(&f->flow, REASON_OTHER_PROTOCOL);
+		return refuse(w, REASON_OTHER_PROTOCOL);
 	if (f->l4 >= QUOTE_REACH)
-		return refuse(&f->flow, REASON_BAD_EXTENSION);
+		return refuse(w, REASON_BAD_EXTENSION);
 	if (f->l4 + sizeof(*header) > f->length)
-		return refuse(&f->flow, REASON_BAD_HEADER);
+		return refuse(w, REASON_BAD_HEADER);
 	header = (void *)(long)ctx->data + (f->l4 & (QUOTE_REACH - 1));
 	if ((void *)(header + 1) > (void *)(long)ctx->data_end)
-		return refuse(&f->flow, REASON_SPLIT_HEADER);
+		return refuse(w, REASON_SPLIT_HEADER);
 	if (is_echo_request(header, f->family))
-		return echo(ctx, f);
+		return echo(ctx, w);
 	if (is_error(header, f->family)) {
 		f->kind = ICMP_ERROR;
 		return error(ctx, w);
 	}
-	return refuse(&f->flow, REASON_OTHER_PROTOCOL);
+	return refuse(w, REASON_OTHER_PROTOCOL);
 }
 
 #endif

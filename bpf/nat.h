@@ -74,28 +74,43 @@ static __noinline long claim_ipv6(struct work *w)
 	return 0;
 }
 
-/* From one try to the next another address, and with each round of them another port. */
-static long try_port(__u64 index, void *unused __attribute__((unused)))
+/* Whether a connection holds the source in w->c. */
+static __noinline int is_claimed(struct work *w)
 {
-	struct work *w = array_at(scratch, 0);
-	const struct nat_source *source;
-	struct port_search *search;
-	__u32 step = index;
-	long error;
+	if (w->facts.family == 4) {
+		narrow_flow(&w->other_flow, &w->narrow_flow);
+		return !!bpf_map_lookup_elem(&nat_ports, &w->narrow_flow);
+	}
+	return !!bpf_map_lookup_elem(&nat_ports6, &w->other_flow);
+}
 
-	if (!w)
-		return 1;
-	search = &w->search;
-	if (!search->size || !search->source_count)
-		return 1;
+/* From one try to the next another address, and with each round of them another port. */
+static __always_inline int set_source(struct work *w, __u32 step)
+{
+	const struct port_search *search = &w->search;
+	const struct nat_source *source;
+
+	/* Neither is 0, which a division by it would need to know. */
 	source = array_at(nat_sources,
 			  search->sources + ((search->start >> 16) + step) % search->source_count);
 	if (!source)
-		return 1;
+		return -1;
 	copy16(w->c.saddr, source->address);
 	w->c.sport = bpf_htons(search->first +
 			       (search->start + step / search->source_count) % search->size);
 	reply_flow(&w->c, w->facts.flow.protocol, &w->other_flow);
+	return 0;
+}
+
+static long try_port(__u64 index, void *unused __attribute__((unused)))
+{
+	struct work *w = array_at(scratch, 0);
+	struct port_search *search;
+	long error;
+
+	if (!w || set_source(w, index))
+		return 1;
+	search = &w->search;
 	error = w->facts.family == 4 ? claim_ipv4(w) : claim_ipv6(w);
 	/* Only a port that another connection holds is worth another try. */
 	if (error == -EEXIST)
@@ -104,23 +119,39 @@ static long try_port(__u64 index, void *unused __attribute__((unused)))
 	return 1;
 }
 
-/* full-nat: one of our addresses and a port of ours, in w->c. */
-static __noinline int claim_source(struct work *w, const struct backend *b, __u32 hash)
+/* Where the flow's search for a source begins: -1 if there is nowhere. */
+static __always_inline int begin_search(struct work *w, const struct backend *b, __u32 hash)
 {
 	const struct settings *s = array_at(settings, 0);
 	struct port_search *search = &w->search;
 	__u64 sources = READ_ONCE(b->sources);
 
 	if (!s)
-		return REASON_NO_PORT;
+		return -1;
 	search->start = hash;
 	search->sources = sources;
 	search->source_count = sources >> 32;
 	search->first = s->nat_port_first;
 	search->size = s->nat_port_last - s->nat_port_first + 1;
 	search->result = REASON_NO_PORT;
+	return search->size && search->source_count ? 0 : -1;
+}
+
+/* full-nat: one of our addresses and a port of ours, in w->c. */
+static __noinline int claim_source(struct work *w, const struct backend *b, __u32 hash)
+{
+	if (begin_search(w, b, hash))
+		return REASON_NO_PORT;
 	bpf_loop(PORT_TRIES, try_port, NULL, 0);
-	return search->result;
+	return w->search.result;
+}
+
+/* Likewise, without a claim: the place where the search for one will begin. 0 if it is taken. */
+static __noinline int first_source(struct work *w, const struct backend *b, __u32 hash)
+{
+	if (begin_search(w, b, hash) || set_source(w, 0))
+		return 0;
+	return !is_claimed(w);
 }
 
 #endif

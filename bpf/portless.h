@@ -77,7 +77,7 @@ __noinline int balance_portless(struct xdp_md *ctx)
 	f = &w->facts;
 	if (f->kind == LATER_FRAGMENT) {
 		reason = follow_fragment(f);
-		reason = reason == GO_ON ? track() : refuse(&f->flow, reason);
+		reason = reason == GO_ON ? track() : refuse(w, reason);
 	} else {
 		reason = icmp(ctx, w);
 		if (f->kind == ICMP_ERROR &&

@@ -28,12 +28,6 @@ static __always_inline const struct vip *find_vip(const struct flow6 *flow)
 	return bpf_map_lookup_elem(&vips, &key);
 }
 
-/* A packet that could not be parsed: dropped if it is for a VIP, the stack's own otherwise. */
-static __noinline int refuse(const struct flow6 *flow, int reason)
-{
-	return find_vip(flow) ? reason : REASON_NOT_OURS;
-}
-
 static __always_inline int unknown_port(void)
 {
 	const struct settings *s = array_at(settings, 0);

@@ -8,10 +8,13 @@
 #ifndef XDPLB_TRACK_H
 #define XDPLB_TRACK_H
 
+#include "admit.h"
 #include "connection.h"
 #include "count.h"
+#include "fragment.h"
 #include "nat.h"
 #include "select.h"
+#include "unrecorded.h"
 #include "work.h"
 
 /* How many source ports `nat` tries when the client's own is taken towards that backend. */
@@ -119,6 +122,26 @@ static __noinline int store_direct(struct work *w)
 	return table_read(f->family, 0, &f->flow, &w->c) ? REASON_TABLE_FULL : GO_ON;
 }
 
+/* One packet of a flow that gets no entry. */
+static __noinline int go_unrecorded(struct work *w, const struct backend *b, __u32 hash)
+{
+	const struct facts *f = &w->facts;
+
+	if (b->forward == FORWARD_FULL_NAT) {
+		/* A reset without a connection has no port of ours to come from. */
+		if (f->tcp_flags & TCP_RST)
+			return REASON_NO_CONNECTION;
+		if (!first_source(w, b, hash))
+			return REASON_FLOODED;
+	}
+	compute_deltas(&f->flow, &w->c);
+	count_unrecorded(w->c.conn.backend);
+	if (f->tcp_flags & TCP_RST)
+		return GO_ON;
+	make_reply(f, &w->c, &w->other, &w->other_flow);
+	return expect_reply(w);
+}
+
 /*
  * A backend that is sent packets as they are, and does not hold the VIP, forwards them: they would
  * come back until their TTL is used up.
@@ -141,20 +164,19 @@ static __always_inline int is_loop(const struct facts *f, const struct backend *
 static __noinline int open_connection(struct work *w, int stale)
 {
 	const struct facts *f = &w->facts;
-	const struct vip *vip = find_vip(&f->flow);
 	struct conn6 *c = &w->c;
 	const struct backend *b;
 	const struct settings *s = array_at(settings, 0);
 	__u32 id, hash, *port;
-	int reason;
+	int reason, recorded;
 
-	if (!vip || !s)
+	if (!s)
 		return REASON_NOT_OURS;
-	if (vip->service == NO_SERVICE)
+	if (w->service == NO_SERVICE)
 		return unknown_port();
-	b = select_backend(vip->service, &f->flow, &id);
+	b = select_backend(w->service, &f->flow, &id);
 	if (!b)
-		return no_backend(vip->service);
+		return no_backend(w->service);
 	if (f->ttl <= 1)
 		return REASON_TTL_EXPIRED;
 	if (is_loop(f, b))
@@ -162,8 +184,13 @@ static __noinline int open_connection(struct work *w, int stale)
 	port = bpf_map_lookup_elem(&port_index, &f->ingress);
 	if (!port)
 		return REASON_NO_INTERFACE;
-	if (stale)
+	if (stale) {
+		if (c->conn.state != CONN_CLOSED)
+			count_closed(c->conn.backend);
 		forget(f->family, &f->flow, c);
+	}
+	/* A reset without a connection goes by hash alone: it makes none. */
+	recorded = !(f->tcp_flags & TCP_RST) && may_record(f);
 
 	__builtin_memset(c, 0, sizeof(*c));
 	c->conn.backend = id;
@@ -173,6 +200,7 @@ static __noinline int open_connection(struct work *w, int stale)
 	c->conn.hop = f->source;
 	c->conn.hop.port = *port;
 	c->conn.forward = b->forward;
+	c->conn.admission = w->admission;
 	c->conn.state = f->flow.protocol == IPPROTO_TCP ? CONN_OPENING : CONN_UDP;
 	if (f->tcp_flags & TCP_FIN) {
 		c->conn.state = CONN_CLOSING;
@@ -184,29 +212,22 @@ static __noinline int open_connection(struct work *w, int stale)
 		__builtin_memcpy(c->daddr, f->flow.daddr, sizeof(c->daddr));
 		c->dport = f->flow.dport;
 		set_entropy(c, flow_entropy(&f->flow));
-		if (f->tcp_flags & TCP_RST)
-			return GO_ON;
-		return store_direct(w);
+		if (recorded)
+			return store_direct(w);
+		count_unrecorded(id);
+		return GO_ON;
 	}
 	__builtin_memcpy(c->daddr, b->address, sizeof(c->daddr));
 	c->dport = b->port ?: f->flow.dport;
 
 	/* The flow's own place, so that one whose entries the LRU took comes back to its port. */
 	hash = hash_flow(&f->flow, HASH_5_TUPLE, s->nat_secret) >> 32;
-	if (b->forward == FORWARD_FULL_NAT) {
-		/* A reset without a connection has no port of ours to come from. */
-		if (f->tcp_flags & TCP_RST)
-			return REASON_NO_CONNECTION;
-		reason = claim_source(w, b, hash);
-	} else {
-		reason = f->tcp_flags & TCP_RST ? GO_ON : find_source(w, hash);
-	}
+	if (!recorded)
+		return go_unrecorded(w, b, hash);
+	reason = b->forward == FORWARD_FULL_NAT ? claim_source(w, b, hash) : find_source(w, hash);
 	if (reason != GO_ON)
 		return reason;
 	compute_deltas(&f->flow, c);
-	/* A reset without a connection goes by hash alone: it makes none. */
-	if (f->tcp_flags & TCP_RST)
-		return GO_ON;
 	reason = store_connection(w);
 	if (reason == GO_ON)
 		count_opened(w->c.conn.backend);
@@ -285,6 +306,10 @@ static __noinline int advance(struct work *w)
 	__u8 state = c->state, flags = c->flags;
 	int changed = 0;
 
+	if (!(c->flags & CONN_REPLY) && c->admission != w->admission) {
+		c->admission = w->admission;
+		changed = 1;
+	}
 	if (c->flags & CONN_REPLY) {
 		c->flags |= CONN_REPLIED;
 	} else if (c->ingress != f->ingress || !same_mac(*(__u64 *)&f->source, *(__u64 *)&c->hop)) {
@@ -303,6 +328,8 @@ static __noinline int advance(struct work *w)
 	}
 	if (f->flow.protocol == IPPROTO_TCP)
 		advance_tcp(c, f->tcp_flags);
+	if (c->state == CONN_CLOSED && state != CONN_CLOSED)
+		count_closed(c->backend);
 	changed |= c->state != state || c->flags != flags;
 	if (!s || changed || idle_since(f->now, c->last_seen, s->refresh)) {
 		c->last_seen = f->now;
@@ -344,6 +371,13 @@ static __always_inline int is_stale(struct work *w)
 	return !b || b->generation != c->generation;
 }
 
+static __always_inline __u32 service_of(const struct conn *c)
+{
+	const struct backend *b = array_at(backends, c->backend);
+
+	return b ? b->service : NO_SERVICE;
+}
+
 /*
  * Not static, and without arguments: the verifier then looks at it once, by itself, rather than on
  * each of the many ways that a packet can come here by.
@@ -351,19 +385,31 @@ static __always_inline int is_stale(struct work *w)
 __noinline int track(void)
 {
 	struct work *w = array_at(scratch, 0);
+	int found, is_client, goes_on, reason = GO_ON;
+	const struct vip *vip;
 	struct facts *f;
-	int found;
 
 	if (!w)
 		return REASON_TABLE_FULL;
 	f = &w->facts;
 	found = find_connection(f->family, &f->flow, &w->c);
-	if (found < 0)
-		return open_connection(w, 0);
-	f->established = found;
-	if (is_stale(w))
-		return open_connection(w, !(w->c.conn.flags & CONN_REPLY));
-	return advance(w);
+	f->established = found > 0;
+	is_client = found >= 0 && !(w->c.conn.flags & CONN_REPLY);
+	goes_on = found >= 0 && !is_stale(w);
+	vip = goes_on ? NULL : find_vip(&f->flow);
+	if (vip || (goes_on && is_client)) {
+		w->service = vip ? vip->service : service_of(&w->c.conn);
+		reason = admit(w, is_client);
+	} else if (!goes_on) {
+		reason = find_expected(w);
+	}
+	if (reason == GO_ON && f->kind == FIRST_FRAGMENT)
+		reason = remember_fragment(f);
+	if (reason != GO_ON)
+		return reason;
+	if (goes_on)
+		return advance(w);
+	return vip ? open_connection(w, is_client) : GO_ON;
 }
 
 static __always_inline void gather_facts(const struct packet *p, __u8 family, struct facts *f)

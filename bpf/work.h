@@ -20,6 +20,18 @@ struct port_search {
 	int result; /* GO_ON, or why there is none */
 };
 
+/* The search for the firewall's rule; see firewall.h. */
+struct rule_match {
+	__u32 key; /* protocol << 16 | destination port */
+	__u32 sport;
+	__u32 level;	/* where to look next */
+	__u32 position; /* of the rule that has been found */
+	__u32 rule;	/* as in fw_step; NO_RULE: none yet */
+	__u32 at;	/* the step in hand, the start of its interval, the level's first */
+	__u32 start;
+	__u32 first;
+};
+
 /* One a CPU: XDP programs do not nest. */
 struct work {
 	struct facts facts;
@@ -32,6 +44,9 @@ struct work {
 	struct claim6 claim;
 	struct claim4 narrow_claim;
 	struct flow4 narrow_flow;
+	struct rule_match matched;
+	__u32 service;	     /* the packet's, if it is for a VIP */
+	__u32 admission;     /* as in struct conn */
 	__u32 mtu;	     /* for an ICMP error: what would have fitted */
 	__u32 dont_fragment; /* DF is set */
 	__u32 verdict;

@@ -7,6 +7,7 @@
  *   portless    later fragments go with their first one, ICMP errors with what they quote
  *   recent      the CPU's own copy of what the connection table says
  *   connection  one lookup under the 5-tuple as it arrives, either direction
+ *   admit       to a VIP: the firewall, which a connection remembers, and its source's limits
  *   track       new connections and packets that change one: service, backend, state
  *   rewrite     nat: the connection's new 5-tuple, TTL, checksums
  *   encap       tunnels: an outer header
@@ -17,6 +18,7 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#include "admit.h"
 #include "conclude.h"
 #include "connection.h"
 #include "count.h"
@@ -37,16 +39,20 @@ static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *fl
 	struct recent4 *r = recent_of4(flow);
 	int reason;
 
+	/* A first fragment leaves its ports for the others. */
+	if (unlikely(p->kind != WHOLE_PACKET))
+		goto track;
 	*c = find_recent4(r, flow);
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
-		return GO_ON;
+		return meter_ipv4(p, flow, &(*c)->conn);
 	*c = bpf_map_lookup_elem(&conntrack, flow);
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b))) {
 		keep_recent4(r, flow, *c);
-		return GO_ON;
+		return meter_ipv4(p, flow, &(*c)->conn);
 	}
+track:
 	reason = track_ipv4(p, flow, c);
 	if (reason == GO_ON)
 		*b = array_at(backends, (*c)->conn.backend);
@@ -69,8 +75,6 @@ static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
 		describe_ipv4(p, &flow);
 		if (reason == IS_PORTLESS)
 			return balance_portless(ctx);
-		if (reason == GO_ON)
-			reason = remember_fragment();
 		if (reason != GO_ON)
 			return refuse_packet(ctx, reason);
 	}
@@ -107,16 +111,20 @@ static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *fl
 	struct recent6 *r = recent_of6(flow);
 	int reason;
 
+	/* A first fragment leaves its ports for the others. */
+	if (unlikely(p->kind != WHOLE_PACKET))
+		goto track;
 	*c = find_recent6(r, flow);
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
-		return GO_ON;
+		return meter_ipv6(p, flow, &(*c)->conn);
 	*c = bpf_map_lookup_elem(&conntrack6, flow);
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b))) {
 		keep_recent6(r, flow, *c);
-		return GO_ON;
+		return meter_ipv6(p, flow, &(*c)->conn);
 	}
+track:
 	reason = track_ipv6(p, flow, c);
 	if (reason == GO_ON)
 		*b = array_at(backends, (*c)->conn.backend);
@@ -139,8 +147,6 @@ static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
 		describe_ipv6(p, &flow);
 		if (reason == IS_PORTLESS)
 			return balance_portless(ctx);
-		if (reason == GO_ON)
-			reason = remember_fragment();
 		if (reason != GO_ON)
 			return refuse_packet(ctx, reason);
 	}

@@ -194,7 +194,7 @@ struct settings {
 	__u32 policies[NR_CLASSES]; /* by enum protocol_class, a bit for each of dos_policies in use
 				     */
 	__u32 source_sets;	    /* elements of dos_sources */
-	__u32 pad2;
+	__u32 metered;		    /* 1: there is a firewall or a policy */
 };
 
 /*
@@ -388,7 +388,7 @@ struct traffic {
 	struct exchange by[NR_CLASSES]; /* enum protocol_class: that of the connection */
 	__u64 opened;			/* connections that got an entry */
 	__u64 closed;			/* of them, those that ended in sight of the datapath */
-	__u64 unrecorded; /* packets of new flows that went without an entry: too many at once */
+	__u64 unrecorded; /* packets that made no entry: too many new flows at once, or a reset */
 };
 
 /* What the user side adds up. `past`, by service id: of backends that are gone. `expired`, by

@@ -13,8 +13,9 @@ use libbpf_rs::{MapCore, MapFlags};
 
 use super::abi::{self, address_of, bytes_of, from_bytes, name_to, region, region_parts, words_of};
 use super::clock::Clock;
+use super::totals::Totals;
 use super::{Datapath, Error, Tables};
-use crate::config::{AdminState, Forward, HashBy, Protocol, Refusal, Timeouts};
+use crate::config::{AdminState, Forward, HashBy, Limits, Protocol, Refusal, Timeouts};
 use crate::state::ports::PortPrefix;
 use crate::state::{self, filter, Desired, Echo, Health, Vip, NAT_SOURCE_LIMIT};
 
@@ -54,35 +55,33 @@ impl Datapath {
             });
         }
         self.write_settings(settings);
-        let tables = &mut self.tables;
+        // What protects a service is there before the service.
+        let (tables, totals) = (&mut self.tables, &mut self.totals);
+        self.policies
+            .write(&desired.policies, self.clock, &mut tables.settings)?;
+        self.firewall.write(desired.firewall.as_ref())?;
+        if desired.firewall.is_some() {
+            tables.admit(true, self.firewall.take_changed());
+        }
+        self.allowed.widen(desired)?;
         tables.widen_filter(desired);
         let sources = tables.write_sources(desired);
-        for (&id, backend) in desired
-            .backends
-            .iter()
-            .filter(|(_, backend)| backend.usable)
-        {
-            if tables.write_backend(id, backend, sources) == Written::Another {
-                clear_traffic(&self.skeleton.maps.traffic, id)?;
-            }
-        }
+        let is_usable = |backend: &state::Backend| backend.usable;
+        tables.write_backends(desired, is_usable, sources, totals)?;
         for (&id, service) in &desired.services {
-            tables.write_service(id, service)?;
+            if tables.write_service(id, service, totals)? {
+                self.allowed.note_change();
+            }
         }
         self.write_vips(desired)?;
-        let tables = &mut self.tables;
-        for (&id, backend) in desired
-            .backends
-            .iter()
-            .filter(|(_, backend)| !backend.usable)
-        {
-            if tables.write_backend(id, backend, sources) == Written::Another {
-                clear_traffic(&self.skeleton.maps.traffic, id)?;
-            }
-        }
-        tables.clear_unused(desired);
+        let (tables, totals) = (&mut self.tables, &mut self.totals);
+        tables.write_backends(desired, |backend| !is_usable(backend), sources, totals)?;
+        tables.clear_unused(desired, totals)?;
+        self.allowed.narrow(desired)?;
         tables.narrow_filter(desired, longest(&settings.timeouts));
-        Ok(())
+        // Last: whoever is let in from here on is let in by the rules and prefixes that are there now.
+        tables.admit(desired.firewall.is_some(), self.allowed.take_changed());
+        self.firewall.clear(desired.firewall.as_ref())
     }
 
     fn write_settings(&mut self, settings: &Settings) {
@@ -105,6 +104,8 @@ impl Datapath {
             timeout[state.0 as usize] = clock.jiffies_of(duration);
         }
         let shortest = timeout.iter().copied().min().unwrap_or(1);
+        // Written once what they stand for is in force.
+        let live = self.tables.settings.get(0).unwrap_or_default();
         let value = abi::settings {
             hash_seed: settings.hash_seed,
             nat_secret: self.nat_secret,
@@ -119,12 +120,12 @@ impl Datapath {
             clock_monotonic: clock.monotonic,
             gue_port: settings.gue_port.to_be(),
             pad: 0,
-            new_flows: 0,
-            admission: 0,
-            firewall: 0,
-            policies: [0; abi::protocol_class::NR_CLASSES.0 as usize],
-            source_sets: 0,
-            pad2: 0,
+            new_flows: new_flows(&self.limits, self.cpus),
+            admission: live.admission,
+            firewall: live.firewall,
+            policies: live.policies,
+            source_sets: self.policies.sets(),
+            metered: live.metered,
         };
         self.tables.settings.set(0, &value);
     }
@@ -168,29 +169,40 @@ impl Datapath {
     }
 }
 
-/// What became of a backend's id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    /// It stands for the backend that it stood for.
-    Same,
-    /// It stood for none, or for another.
-    Another,
-}
-
-/// Counts begin at 0 for each backend that gets the id.
-fn clear_traffic(map: &libbpf_rs::MapMut<'_>, id: u32) -> Result<(), Error> {
-    let failed = |source| Error::Map {
-        map: "traffic".into(),
-        action: "write",
-        source,
-    };
-    let cpus = libbpf_rs::num_possible_cpus().map_err(|error| failed(io::Error::other(error)))?;
-    let zeros = vec![bytes_of(&abi::traffic::default()).to_vec(); cpus];
-    map.update_percpu(&id.to_ne_bytes(), &zeros, MapFlags::ANY)
-        .map_err(|error| failed(io::Error::other(error)))
-}
-
 impl Tables {
+    /// Has the firewall asked or not, and connections that have been let in judged anew if what is let in
+    /// has changed: in one word, or a packet in between would be let in by the rules before and bear the
+    /// stamp of the new ones. After the policies' bits, whose packets it has metered.
+    fn admit(&mut self, firewall: bool, changed: bool) {
+        let mut settings = self.settings.get(0).unwrap_or_default();
+        let firewall = u32::from(firewall);
+        if changed || settings.firewall != firewall {
+            settings.admission = next_admission(settings.admission);
+        }
+        settings.firewall = firewall;
+        settings.metered =
+            u32::from(firewall == 1 || settings.policies.iter().any(|&bits| bits != 0));
+        self.settings.set(0, &settings);
+    }
+
+    /// Writes those backends that `which` takes.
+    fn write_backends(
+        &mut self,
+        desired: &Desired,
+        which: impl Fn(&state::Backend) -> bool,
+        sources: u32,
+        totals: &mut Totals,
+    ) -> Result<(), Error> {
+        for (&id, backend) in desired
+            .backends
+            .iter()
+            .filter(|(_, backend)| which(backend))
+        {
+            self.write_backend(id, backend, sources, totals)?;
+        }
+        Ok(())
+    }
+
     fn widen_filter(&mut self, desired: &Desired) {
         if let Some(mut live) = self.filter.get(0) {
             for (word, bits) in live.words.iter_mut().zip(desired.filter.iter()) {
@@ -240,7 +252,13 @@ impl Tables {
         self.sources
     }
 
-    fn write_backend(&mut self, id: u32, backend: &state::Backend, sources: u32) -> Written {
+    fn write_backend(
+        &mut self,
+        id: u32,
+        backend: &state::Backend,
+        sources: u32,
+        totals: &mut Totals,
+    ) -> Result<(), Error> {
         let hop = backend.hop.map_or(
             abi::hop {
                 mac: [0; 6],
@@ -295,6 +313,10 @@ impl Tables {
         };
         let same = place(&live) == place(&value);
         if !same {
+            if live.forward != 0 {
+                totals.retire_backend(id, live.service)?;
+            }
+            totals.begin_backend(id)?;
             // Unusable until all of it is there.
             let generation = std::mem::take(&mut value.generation);
             self.backends.set(id, &value);
@@ -310,14 +332,16 @@ impl Tables {
             );
         }
         self.backends.set(id, &value);
-        if same {
-            Written::Same
-        } else {
-            Written::Another
-        }
+        Ok(())
     }
 
-    fn write_service(&mut self, id: u32, service: &state::Service) -> Result<(), Error> {
+    /// Gives back whether the service has become restricted, or has ceased to be.
+    fn write_service(
+        &mut self,
+        id: u32,
+        service: &state::Service,
+        totals: &mut Totals,
+    ) -> Result<bool, Error> {
         let live = self.services.get(id).unwrap_or_default();
         let mut value = abi::service {
             table: live.table,
@@ -334,6 +358,10 @@ impl Tables {
             pad: 0,
             name: name_to(&service.name),
         };
+        if live.family != value.family {
+            // Not merely renamed: an id is free before it is another's.
+            totals.begin_service(id);
+        }
         if !self.holds_table(live.table, &service.table) {
             value.table = self.write_table(service)?;
         }
@@ -341,7 +369,7 @@ impl Tables {
         if value.table != live.table {
             self.release(live.table);
         }
-        Ok(())
+        Ok(live.restricted != value.restricted)
     }
 
     fn holds_table(&self, region: u64, table: &[u32]) -> bool {
@@ -390,7 +418,7 @@ impl Tables {
     }
 
     /// Empties the ids that the plan does not use: services before the backends that their tables name.
-    fn clear_unused(&mut self, desired: &Desired) {
+    fn clear_unused(&mut self, desired: &Desired, totals: &mut Totals) -> Result<(), Error> {
         for id in (0..self.services.length()).filter(|id| !desired.services.contains_key(id)) {
             let live = self.services.get(id).unwrap_or_default();
             if self.services.set(id, &abi::service::default()) {
@@ -402,9 +430,31 @@ impl Tables {
             if self.backends.set(id, &abi::backend::default()) {
                 self.retired
                     .insert(address_of(live.address), Instant::now());
+                totals.retire_backend(id, live.service)?;
             }
         }
+        Ok(())
     }
+}
+
+/// What follows on an admission: another one, and never 0, which stands for no rules.
+fn next_admission(admission: u32) -> u32 {
+    let step = 1 << abi::xdplb_limit::RULE_BITS.0;
+    admission.wrapping_add(step).max(step)
+}
+
+/// How many entries for new flows each CPU may make in a second, of each kind. A flood of them pushes
+/// entries out of the half-open table: it is to take two seconds for all of it, in which the backends'
+/// answers take those of real clients out of there. A connection has two entries. A flood that arrives on
+/// one CPU has only that one's share, so that more than a few are not counted: network cards rarely spread
+/// packets over more queues.
+fn new_flows(limits: &Limits, cpus: usize) -> u32 {
+    const ENTRIES: u32 = 2;
+    const SECONDS: u32 = 2;
+    const MOST_CPUS: usize = 16;
+    const LEAST: u32 = 100;
+    let cpus = cpus.clamp(1, MOST_CPUS) as u32;
+    (limits.connection_tables().opening / ENTRIES / SECONDS / cpus).max(LEAST)
 }
 
 /// How long an entry may go on without a packet, whatever its state.
@@ -485,4 +535,36 @@ pub(super) fn vip_of(key: &[u8]) -> Option<(IpAddr, Option<(Protocol, PortPrefix
             PortPrefix::new(u16::from_be(key.port), u8::try_from(length).ok()?),
         )),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admission_is_never_that_of_no_rules() {
+        let step = 1 << 17;
+        assert_eq!(next_admission(0), step);
+        assert_eq!(next_admission(step), 2 * step);
+        assert_eq!(next_admission(u32::MAX - (step - 1)), step);
+    }
+
+    #[test]
+    fn a_flood_takes_two_seconds_to_fill_the_table() {
+        let limits = Limits::default();
+        for (cpus, rate) in [
+            (0, 125_000),
+            (1, 125_000),
+            (2, 62_500),
+            (16, 7812),
+            (512, 7812),
+        ] {
+            assert_eq!(new_flows(&limits, cpus), rate, "{cpus}");
+        }
+        let small = Limits {
+            connections: 100,
+            ..limits
+        };
+        assert_eq!(new_flows(&small, 2), 100);
+    }
 }

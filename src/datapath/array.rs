@@ -101,13 +101,22 @@ impl<T: Plain + Copy + Default> Array<T> {
     /// Writes those words of the element that differ, in order; true if any did. An index beyond the
     /// end, or an array mapped for reading, is left alone.
     pub fn set(&mut self, index: u32, value: &T) -> bool {
+        match self.get(index) {
+            Some(live) => self.replace(index, &live, value),
+            None => false,
+        }
+    }
+
+    /// Writes those words in which `after` differs from `before`, in order, and leaves the others to
+    /// whoever else writes them; true if there are any. Otherwise as [`Array::set`].
+    pub fn replace(&mut self, index: u32, before: &T, after: &T) -> bool {
         let Some(words) = self.words(index).filter(|_| self.writable) else {
             return false;
         };
         let mut changed = false;
-        for (at, bytes) in words.zip(bytes_of(value).chunks_exact(WORD)) {
-            let word = u64::from_ne_bytes(std::array::from_fn(|i| bytes[i]));
-            if Self::load(at) != word {
+        let pairs = words_of(before).zip(words_of(after));
+        for (at, (before, word)) in words.zip(pairs) {
+            if before != word {
                 // SAFETY: `words` yields aligned addresses within the mapping, which is writable; the kernel
                 // and other CPUs access it concurrently, hence volatile, one word at a time.
                 unsafe { at.as_ptr().write_volatile(word) };
@@ -132,6 +141,11 @@ impl<T: Plain + Copy + Default> Array<T> {
         // SAFETY: callers pass addresses from `words`; volatile, since others write.
         unsafe { at.as_ptr().read_volatile() }
     }
+}
+
+fn words_of<T: Plain>(value: &T) -> impl Iterator<Item = u64> + '_ {
+    let words = bytes_of(value).chunks_exact(WORD);
+    words.map(|bytes| u64::from_ne_bytes(std::array::from_fn(|i| bytes[i])))
 }
 
 impl<T> Drop for Array<T> {

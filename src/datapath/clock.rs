@@ -58,22 +58,35 @@ impl Clock {
         })
     }
 
-    /// Now, in jiffies; the low 32 bits, as entries hold them.
-    pub fn now(&self) -> u32 {
+    /// Now, in jiffies.
+    pub fn jiffies_now(&self) -> u64 {
         let elapsed = monotonic().saturating_sub(Duration::from_nanos(self.monotonic));
         let ticks = elapsed.as_nanos() * u128::from(self.hz) / 1_000_000_000;
-        self.jiffies.wrapping_add(ticks as u64) as u32
+        self.jiffies.wrapping_add(ticks as u64)
     }
 
-    /// A duration in jiffies, at least one.
-    pub fn jiffies_of(&self, duration: Duration) -> u32 {
+    /// The low 32 bits of [`Clock::jiffies_now`], as entries hold them.
+    pub fn now(&self) -> u32 {
+        self.jiffies_now() as u32
+    }
+
+    /// A duration in jiffies, rounded up.
+    pub fn ticks_of(&self, duration: Duration) -> u64 {
         let ticks = (duration.as_nanos() * u128::from(self.hz)).div_ceil(1_000_000_000);
-        u32::try_from(ticks).unwrap_or(LONGEST).clamp(1, LONGEST)
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    /// A duration in jiffies as entries are compared by: at least one, at most what the sign leaves.
+    pub fn jiffies_of(&self, duration: Duration) -> u32 {
+        u32::try_from(self.ticks_of(duration))
+            .unwrap_or(LONGEST)
+            .clamp(1, LONGEST)
     }
 
     /// Jiffies as a duration.
-    pub fn duration_of(&self, jiffies: u32) -> Duration {
-        Duration::from_nanos(u64::from(jiffies) * 1_000_000_000 / u64::from(self.hz.max(1)))
+    pub fn duration_of(&self, jiffies: u64) -> Duration {
+        let nanoseconds = u128::from(jiffies) * 1_000_000_000 / u128::from(self.hz.max(1));
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 }
 

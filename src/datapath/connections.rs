@@ -1,22 +1,14 @@
-//! Reading the connection tables: entries as plain values, fetched many at a time.
+//! Reading the connection tables: entries as plain values.
 //!
-//! Owns the batches. What the entries mean to a person is the commands' part; which are over is
-//! [`super::sweep`]'s.
+//! What the entries mean to a person is the commands' part; which are over is [`super::sweep`]'s.
 
-use std::ffi::c_void;
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
 
-use libbpf_rs::{MapCore, MapHandle};
-use nix::errno::Errno;
+use libbpf_rs::MapHandle;
 use plain::Plain;
 
 use super::abi::{self, address_of, conn_flag, forward_mode, from_bytes, ipv4_of, Flow};
-use super::Error;
-
-/// Enough that the calls cost little beside the copying; a bucket of the hash must fit.
-const BATCH: u32 = 4096;
+use super::{batch, Error};
 
 /// One direction of a connection, of either family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,80 +144,11 @@ pub(super) fn for_each<F: Family>(
     map: &MapHandle,
     mut visit: impl FnMut(&[u8], Entry),
 ) -> Result<(), Error> {
-    for_each_pair(map, |key, value| {
+    batch::for_each(map, |key, value| {
         if let (Some(parsed), Some(value)) =
             (from_bytes::<F::Key>(key), from_bytes::<F::Value>(value))
         {
             visit(key, F::entry(parsed, value));
         }
     })
-}
-
-/// Calls `visit` with every key and value of a hash map, as bytes.
-pub(super) fn for_each_pair(
-    map: &MapHandle,
-    mut visit: impl FnMut(&[u8], &[u8]),
-) -> Result<(), Error> {
-    let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
-    let mut batch = BATCH;
-    let mut keys = vec![0_u8; key_size * batch as usize];
-    let mut values = vec![0_u8; value_size * batch as usize];
-    // The kernel's place in the map: a bucket's number, in as many bytes as it likes up to a key's.
-    let mut place = vec![0_u8; key_size.max(4)];
-    let mut started = false;
-    let options = libbpf_sys::bpf_map_batch_opts {
-        sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
-        ..Default::default()
-    };
-    loop {
-        let mut count = batch;
-        let from = if started {
-            place.as_mut_ptr().cast::<c_void>()
-        } else {
-            std::ptr::null_mut()
-        };
-        // SAFETY: the buffers hold `batch` keys and values, which `count` says, and a place; all outlive
-        // the call. The kernel takes the old place before it writes the new one.
-        let error = unsafe {
-            libbpf_sys::bpf_map_lookup_batch(
-                map.as_fd().as_raw_fd(),
-                from,
-                place.as_mut_ptr().cast(),
-                keys.as_mut_ptr().cast(),
-                values.as_mut_ptr().cast(),
-                &mut count,
-                &options,
-            )
-        };
-        let end = match Errno::from_raw(-error) {
-            _ if error == 0 => false,
-            Errno::ENOENT => true,
-            // A bucket has more entries than fit.
-            Errno::ENOSPC if batch < 1 << 24 => {
-                batch *= 2;
-                keys.resize(key_size * batch as usize, 0);
-                values.resize(value_size * batch as usize, 0);
-                continue;
-            }
-            errno => {
-                return Err(Error::Map {
-                    map: map.name().to_string_lossy().into_owned(),
-                    action: "read",
-                    source: io::Error::from(errno),
-                })
-            }
-        };
-        started = true;
-        let found = count.min(batch) as usize;
-        for (key, value) in keys
-            .chunks_exact(key_size)
-            .zip(values.chunks_exact(value_size))
-            .take(found)
-        {
-            visit(key, value);
-        }
-        if end {
-            return Ok(());
-        }
-    }
 }

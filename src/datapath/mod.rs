@@ -4,15 +4,21 @@
 //! values; the layouts are in `include/xdp_lb.h`.
 
 pub mod abi;
+mod allowed;
 mod apply;
 mod array;
 mod attach;
+mod batch;
 pub mod clock;
 pub mod connections;
+mod firewall;
 pub(crate) mod link;
+mod percpu;
 pub mod pins;
+mod policies;
 pub mod reasons;
 pub mod sweep;
+mod totals;
 pub mod view;
 
 use std::collections::BTreeMap;
@@ -30,7 +36,6 @@ use log::debug;
 
 use crate::config::{self, Limits};
 use crate::state;
-use crate::state::firewall;
 use crate::state::regions::{self, Regions};
 pub use apply::Settings;
 use array::Array;
@@ -110,6 +115,18 @@ pub enum Error {
         /// How many there may be.
         room: usize,
     },
+    /// More rules or prefixes than the firewall's maps hold.
+    #[error("the firewall needs {needed} {what}, and there is room for {room}: {remedy}")]
+    Firewall {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        needed: usize,
+        /// How many there may be.
+        room: usize,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// All Maglev regions are taken.
     #[error("no room for the Maglev table of service {service}: raise limits.services or limits.backends and restart")]
     Regions {
@@ -118,12 +135,29 @@ pub enum Error {
     },
 }
 
+impl Error {
+    fn map(map: &impl MapCore, action: &'static str, source: io::Error) -> Error {
+        Error::Map {
+            map: map.name().to_string_lossy().into_owned(),
+            action,
+            source,
+        }
+    }
+}
+
 /// The loaded datapath. Dropping it detaches it from all interfaces and removes its pins.
 pub struct Datapath {
     // Before the links and pins, so that it goes last: fields are dropped in order.
     attached: BTreeMap<u16, attach::Attached>,
     pins: Option<PinDir>,
     tables: Tables,
+    firewall: firewall::Firewall,
+    allowed: allowed::Allowed,
+    policies: policies::Policies,
+    totals: totals::Totals,
+    limits: Limits,
+    /// Those that there could be, as the per-CPU maps count them.
+    cpus: usize,
     clock: Clock,
     /// What full-nat's source ports are drawn with.
     nat_secret: u64,
@@ -163,7 +197,7 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 18] {
     let (entries, opening) = (tables.established.max(64), tables.opening.max(64));
     // A range of ports is at most 30 prefixes; the trie takes memory only as it is used.
     let bindings = limits.services.saturating_mul(64);
-    let (rules, levels, steps) = firewall::sizes(limits);
+    let (rules, levels, steps) = state::firewall::sizes(limits);
     [
         ("vips", bindings),
         ("services", limits.services),
@@ -252,11 +286,24 @@ impl Datapath {
             regions: Regions::new(regions::capacity_for(limits)),
             retired: BTreeMap::new(),
         };
+        let map = |name: &str| handle(&skeleton, name);
+        let (firewall, allowed) = (
+            firewall::Firewall::new(map)?,
+            allowed::Allowed::new(map("allowed_sources")?),
+        );
+        let (policies, totals) = (policies::Policies::new(map)?, totals::Totals::new(map)?);
+        let cpus = libbpf_rs::num_possible_cpus().map_err(refused)?;
         let clock = Clock::calibrate(&skeleton.progs.clock)?;
         Ok(Datapath {
             attached: BTreeMap::new(),
             pins: None,
             tables,
+            firewall,
+            allowed,
+            policies,
+            totals,
+            limits: *limits,
+            cpus,
             clock,
             // Keyed from the system\'s random numbers, for each new one.
             nat_secret: RandomState::new().build_hasher().finish(),
@@ -295,19 +342,23 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses to duplicate it.
     pub fn map(&self, name: &str) -> Result<Option<MapHandle>, Error> {
-        self.skeleton
-            .object()
-            .maps()
-            .find(|map| map.name() == name)
-            .map(|map| {
-                MapHandle::try_from(&map).map_err(|error| Error::Map {
-                    map: name.into(),
-                    action: "open",
-                    source: io::Error::other(error),
-                })
-            })
-            .transpose()
+        find_map(&self.skeleton, name)
     }
+}
+
+fn find_map(skeleton: &XdpLbSkel<'_>, name: &str) -> Result<Option<MapHandle>, Error> {
+    let mut maps = skeleton.object().maps();
+    maps.find(|map| map.name() == name)
+        .map(|map| {
+            MapHandle::try_from(&map)
+                .map_err(|error| Error::map(&map, "open", io::Error::other(error)))
+        })
+        .transpose()
+}
+
+/// A handle to a map that has to be there.
+fn handle(skeleton: &XdpLbSkel<'_>, name: &str) -> Result<MapHandle, Error> {
+    find_map(skeleton, name)?.ok_or_else(|| Error::Layout { map: name.into() })
 }
 
 /// What libbpf and the kernel said, cut to what matters, and what usually helps.

@@ -12,7 +12,7 @@ use plain::Plain;
 use super::abi::{self, from_bytes, settings, Flow};
 use super::clock::Clock;
 use super::connections::{self, Entry, Family, V4, V6};
-use super::{Datapath, Error};
+use super::{batch, Datapath, Error};
 
 /// Handles to the tables, usable from another thread.
 pub struct Sweeper {
@@ -43,10 +43,7 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses to duplicate one.
     pub fn sweeper(&self) -> Result<Sweeper, Error> {
-        let map = |name: &str| {
-            self.map(name)?
-                .ok_or_else(|| Error::Layout { map: name.into() })
-        };
+        let map = |name: &str| super::handle(&self.skeleton, name);
         Ok(Sweeper {
             settings: map("settings")?,
             epoch: map("epoch")?,
@@ -208,7 +205,7 @@ impl Pass<'_> {
     ) -> Result<(), Error> {
         let young = start.wrapping_sub(2 * self.clock.hz);
         let mut free = Vec::new();
-        connections::for_each_pair(claims, |key, value| {
+        batch::for_each(claims, |key, value| {
             let flow = from_bytes::<F::Key>(key).map(Into::into);
             let since = since_of(value);
             let old = since.is_some_and(|since| since.wrapping_sub(young).cast_signed() < 0);

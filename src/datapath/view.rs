@@ -19,7 +19,7 @@ use super::array::Array;
 use super::clock::Clock;
 use super::connections::{self, Entry, V4, V6};
 use super::reasons::{Reason, REASONS};
-use super::Error;
+use super::{percpu, totals, Error};
 use crate::config::{AdminState, Forward, HashBy, PortRange, Protocol};
 use crate::state::ports;
 
@@ -243,7 +243,7 @@ impl View {
                 Some(Connection {
                     entry,
                     state: state_name(&entry),
-                    expires: clock.duration_of(left),
+                    expires: clock.duration_of(left.into()),
                 })
             })
             .collect())
@@ -296,36 +296,21 @@ fn read_error(map: &str, error: libbpf_rs::Error) -> Error {
 
 fn read_traffic(map: &MapHandle, id: u32) -> Result<Traffic, Error> {
     let mut sum = Traffic::default();
-    let values = map
-        .lookup_percpu(&id.to_ne_bytes(), MapFlags::ANY)
-        .map_err(|error| read_error("traffic", error))?;
-    for cpu in values
-        .iter()
-        .flatten()
-        .filter_map(|bytes| from_bytes::<abi::traffic>(bytes))
-    {
-        for exchange in &cpu.by {
-            sum.packets_in += exchange.packets_in;
-            sum.bytes_in += exchange.bytes_in;
-            sum.packets_out += exchange.packets_out;
-            sum.bytes_out += exchange.bytes_out;
-        }
-        sum.connections += cpu.opened;
+    let traffic = totals::sum(map, id)?;
+    for exchange in &traffic.by {
+        sum.packets_in += exchange.packets_in;
+        sum.bytes_in += exchange.bytes_in;
+        sum.packets_out += exchange.packets_out;
+        sum.bytes_out += exchange.bytes_out;
     }
+    sum.connections += traffic.opened;
     Ok(sum)
 }
 
 /// The sum over all CPUs of one counter.
 pub(super) fn read_counter(map: &impl MapCore, index: u32) -> Result<u64, Error> {
-    let values = map
-        .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
-        .map_err(|error| read_error("counters", error))?;
-    Ok(values
-        .iter()
-        .flatten()
-        .filter_map(|bytes| from_bytes::<abi::counter>(bytes))
-        .map(|cpu| cpu.packets)
-        .sum())
+    let counters = percpu::read::<abi::counter>(map, index)?;
+    Ok(counters.iter().map(|cpu| cpu.packets).sum())
 }
 
 fn forward_of(value: u32) -> Forward {

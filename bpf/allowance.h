@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * allowance.h - so many a second and no more, on each CPU by itself.
+ */
+#ifndef XDPLB_ALLOWANCE_H
+#define XDPLB_ALLOWANCE_H
+
+#include "maps.h"
+
+/* Takes one of those of this second, if one is left. */
+static __always_inline int spend(struct allowance *a, __u32 a_second)
+{
+	const struct settings *s = array_at(settings, 0);
+	__u64 time = bpf_jiffies64();
+
+	if (!a || !s)
+		return 0;
+	if (time - a->refilled >= s->hz) {
+		a->refilled = time;
+		a->tokens = a_second;
+	}
+	if (!a->tokens)
+		return 0;
+	a->tokens--;
+	return 1;
+}
+
+#endif

@@ -1,0 +1,109 @@
+//! Writing `allowed_sources`: who may reach services that are not for everybody.
+//!
+//! Owns the order: prefixes are there before the service that asks for them, and go after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use libbpf_rs::MapHandle;
+
+use super::abi::{self, bytes_of, words_of};
+use super::firewall::mapped_length;
+use super::{batch, Error};
+use crate::config::{Family, Prefix};
+use crate::state::Desired;
+
+/// Bits of a key before the address.
+const BITS_BEFORE_ADDRESS: u32 = 32;
+
+type Key = [u8; size_of::<abi::allowed_key>()];
+
+/// The map, and what is known of it.
+pub(super) struct Allowed {
+    sources: MapHandle,
+    /// What the map holds, by service. `None`: that is not known.
+    applied: Option<BTreeMap<u32, Vec<Prefix>>>,
+    /// What is to go once the services are written.
+    obsolete: Vec<u8>,
+    /// Whether what is let in has changed since it was last asked.
+    changed: bool,
+}
+
+impl Allowed {
+    pub(super) fn new(sources: MapHandle) -> Self {
+        Allowed {
+            sources,
+            applied: None,
+            obsolete: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// Whether what is let in has changed since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Adds the prefixes that are new, before the services are written.
+    pub(super) fn widen(&mut self, desired: &Desired) -> Result<(), Error> {
+        if self.applied.as_ref().is_some_and(|applied| {
+            let applied = applied.iter().map(|(id, allow)| (*id, allow));
+            applied.eq(restricted(desired))
+        }) {
+            return Ok(());
+        }
+        self.applied = None;
+        let wanted: BTreeSet<Key> = restricted(desired)
+            .flat_map(|(id, allow)| allow.iter().map(move |prefix| (id, prefix)))
+            .filter(|(id, prefix)| {
+                // In the keys, ::/0 would have every IPv4 address as well.
+                let family = desired.services.get(id).map(|service| service.family);
+                family == Some(Family::of(prefix.address()))
+            })
+            .map(|(id, prefix)| key(id, prefix))
+            .collect();
+        let mut live = BTreeSet::new();
+        batch::for_each(&self.sources, |key, _| {
+            live.extend(Key::try_from(key));
+        })?;
+        let new: Vec<Key> = wanted.difference(&live).copied().collect();
+        self.obsolete = live.difference(&wanted).flatten().copied().collect();
+        self.changed |= !new.is_empty() || !self.obsolete.is_empty();
+        let one = 1_u32.to_ne_bytes();
+        batch::update(&self.sources, &new.concat(), &one.repeat(new.len()))
+    }
+
+    /// Takes out the prefixes that are gone, after the services were written.
+    pub(super) fn narrow(&mut self, desired: &Desired) -> Result<(), Error> {
+        batch::delete(&self.sources, &self.obsolete)?;
+        self.obsolete = Vec::new();
+        if self.applied.is_none() {
+            let restricted = restricted(desired).map(|(id, allow)| (id, allow.clone()));
+            self.applied = Some(restricted.collect());
+        }
+        Ok(())
+    }
+
+    /// A service has become restricted, or has ceased to be.
+    pub(super) fn note_change(&mut self) {
+        self.changed = true;
+    }
+}
+
+/// The services that are not for everybody, in order of ids.
+fn restricted(desired: &Desired) -> impl Iterator<Item = (u32, &Vec<Prefix>)> {
+    let services = desired.services.iter();
+    services
+        .map(|(id, service)| (*id, &service.allow))
+        .filter(|(_, allow)| !allow.is_empty())
+}
+
+fn key(service: u32, prefix: &Prefix) -> Key {
+    let key = abi::allowed_key {
+        prefixlen: BITS_BEFORE_ADDRESS + mapped_length(prefix),
+        service,
+        address: words_of(prefix.address()),
+    };
+    let mut bytes = Key::default();
+    bytes.copy_from_slice(bytes_of(&key));
+    bytes
+}
