@@ -431,7 +431,7 @@ fn the_view_sees_what_packets_did() {
             .flat_map(|service| service.backends.values())
             .find(|backend| backend.name == case.backend_name())
             .expect("its backend");
-        assert_eq!(backend.traffic.connections, 2, "one of each protocol");
+        assert_eq!(backend.traffic.opened, 2, "one of each protocol");
     }
     drop(lab);
     assert!(!path.exists(), "the pins of a datapath go with it");
