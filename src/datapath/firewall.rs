@@ -65,7 +65,7 @@ impl Firewall {
 
     /// Puts the rules and blocklists in force; without a firewall does nothing, which is
     /// [`Firewall::clear`]'s part. Nothing is looked at when it is the one that was written last: a plan is
-    /// made whenever a neighbour changes, and there may be millions of prefixes.
+    /// made whenever a neighbour changes, and comparing half a million prefixes takes half a second.
     pub(super) fn write(&mut self, desired: Option<&Arc<state::Firewall>>) -> Result<(), Error> {
         let Some(firewall) = desired else {
             return Ok(());

@@ -9,6 +9,7 @@ mod frames;
 mod property;
 
 mod answers;
+mod applied;
 mod direct;
 mod forward;
 mod fragments;
