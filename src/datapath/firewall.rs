@@ -244,18 +244,20 @@ impl Firewall {
     }
 }
 
-/// Whether two descriptions are of one rule, changed perhaps: rules go by their names, those without
-/// one by what they say.
+/// Whether two descriptions are of one rule, changed perhaps: it has kept its name, or else what it says.
 fn same_rule(a: &abi::fw_rule, b: &abi::fw_rule) -> bool {
-    let wherever = |rule: &abi::fw_rule| abi::fw_rule {
+    let conditions = |rule: &abi::fw_rule| abi::fw_rule {
         position: 0,
+        prefixes: 0,
+        name: name_to(""),
         ..*rule
     };
+    let same_name = a.name == b.name;
     a.kind == b.kind
-        && if a.name[0] == 0 && u32::from(a.kind) == abi::rule_kind::RULE_OF_FILE.0 {
-            bytes_of(&wherever(a)) == bytes_of(&wherever(b))
+        && if u32::from(a.kind) == abi::rule_kind::RULE_OF_FILE.0 {
+            same_name && a.name[0] != 0 || bytes_of(&conditions(a)) == bytes_of(&conditions(b))
         } else {
-            a.name == b.name
+            same_name
         }
 }
 

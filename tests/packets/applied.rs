@@ -83,6 +83,7 @@ fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
                 Rule::Blocklist(0, PathBuf::from("/etc/blocklist"), blocklist.len() as u32),
             ),
         ]),
+        ..Firewall::default()
     })
 }
 
@@ -297,11 +298,11 @@ fn hits_stay_with_their_rule() {
     for (next, kept) in [
         // By its name.
         (named("a", "10.2.0.0/16"), true),
-        (named("b", "10.2.0.0/16"), false),
-        (unnamed("10.2.0.0/16"), false),
         // By what it says.
+        (named("b", "10.2.0.0/16"), true),
         (unnamed("10.2.0.0/16"), true),
         (unnamed("10.3.0.0/16"), false),
+        (named("a", "10.2.0.0/16"), false),
     ] {
         lab.set_per_cpu("fw_hits", RULE, &counted);
         lab.set_per_cpu("fw_hits", BLOCKLIST, &counted);
