@@ -31,6 +31,12 @@ pub enum ParseError {
         /// Or this.
         address: IpAddr,
     },
+    /// IPv4-mapped (RFC 4291, section 2.5.5.2): no packet has such an address.
+    #[error("is IPv4 in IPv6 notation; write {ipv4}")]
+    Mapped {
+        /// What was probably meant.
+        ipv4: Prefix,
+    },
 }
 
 impl Prefix {
@@ -67,6 +73,23 @@ impl Prefix {
         self.length
     }
 
+    /// Whether all addresses of the other prefix are in this one, as they are where both are the same.
+    pub fn covers(&self, other: &Prefix) -> bool {
+        self.length <= other.length && Prefix::covering(other.address, self.length) == *self
+    }
+
+    /// The IPv4 prefix that a part of ::ffff:0:0/96 stands for.
+    fn unmapped(&self) -> Option<Prefix> {
+        let length = self.length.checked_sub(MAPPED)?;
+        match self.address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(Prefix {
+                address: v6.to_ipv4_mapped()?.into(),
+                length,
+            }),
+        }
+    }
+
     /// Which of an address's last 32 bits differ between the addresses of the prefix.
     pub fn low_bits(&self) -> u32 {
         let host_bits = bits(self.address) - self.length;
@@ -89,6 +112,9 @@ impl Prefix {
         }
     }
 }
+
+/// Bits of an IPv4-mapped address before the IPv4 address.
+const MAPPED: u8 = 96;
 
 const fn bits(address: IpAddr) -> u8 {
     match address {
@@ -120,7 +146,10 @@ impl FromStr for Prefix {
         if network.address != address {
             return Err(ParseError::HostBits { network, address });
         }
-        Ok(network)
+        match network.unmapped() {
+            Some(ipv4) => Err(ParseError::Mapped { ipv4 }),
+            None => Ok(network),
+        }
     }
 }
 
@@ -188,5 +217,43 @@ mod tests {
         assert!(error.to_string().contains("198.51.100.0/24"), "{error}");
         let error = "2001:db8::1/0".parse::<Prefix>().expect_err("host bits");
         assert!(error.to_string().contains("write ::/0"), "{error}");
+        for (text, ipv4) in [
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            let error = text.parse::<Prefix>().expect_err(text).to_string();
+            let expected = format!("is IPv4 in IPv6 notation; write {ipv4}");
+            assert_eq!(error, expected);
+        }
+        // It has other addresses as well.
+        assert!("::/80".parse::<Prefix>().is_ok());
+    }
+
+    #[test]
+    fn what_lies_in_what() {
+        let covers = |outer: &str, inner: &str| {
+            let prefix = |text: &str| text.parse::<Prefix>().expect(text);
+            prefix(outer).covers(&prefix(inner))
+        };
+        for (outer, inner) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.0.0.0/8", "10.255.0.0/16"),
+            ("10.0.0.0/8", "10.0.0.0/32"),
+            ("0.0.0.0/0", "203.0.113.1"),
+            ("::/0", "2001:db8::1"),
+            ("2001:db8::/32", "2001:db8:ffff::/48"),
+        ] {
+            assert!(covers(outer, inner), "{outer} {inner}");
+        }
+        for (outer, inner) in [
+            ("10.0.0.0/8", "11.0.0.0/16"),
+            ("10.0.0.0/16", "10.0.0.0/8"),
+            ("0.0.0.0/0", "::/0"),
+            ("::/0", "192.0.2.1"),
+            ("192.0.2.0/31", "192.0.2.2"),
+        ] {
+            assert!(!covers(outer, inner), "{outer} {inner}");
+        }
     }
 }

@@ -351,8 +351,11 @@ fn keys() {
             ],
         ),
         (
-            "[datapath]\ninterfaces = [\"eth0\"]\n[limits]\n¶sources = 5\n",
-            &["limits: unknown key \"sources\""],
+            "[datapath]\ninterfaces = [\"eth0\"]\n[limits]\n¶source = 5\n",
+            &[
+                "limits: unknown key \"source\"",
+                "did you mean \"sources\"?",
+            ],
         ),
         (
             "[datapath]\ninterfaces = [\"eth0\"]\n[timeouts]\n¶tcp_open = \"5s\"\n",

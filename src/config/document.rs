@@ -343,6 +343,11 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Whether the document has it, be it wrong.
+    pub fn is_present(&self) -> bool {
+        !matches!(self.contents, Contents::Absent)
+    }
+
     /// The tables `[[key]]`, none if there is none; `header` is what a person writes for one.
     pub fn tables(
         &mut self,

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file, and where.
+//! What is wrong with a configuration file or a blocklist, and where.
 
 use std::fmt;
 use std::io;
@@ -46,13 +46,16 @@ pub enum Error {
         /// What to do about it.
         remedy: &'static str,
     },
-    /// The file is not a valid configuration: at least one fault, in file order, shown one a line.
+    /// The file is no valid configuration, or no blocklist: at least one fault, in file order, shown one a line.
     #[error("{}", lines(.0))]
     Invalid(Vec<Diagnostic>),
+    /// Files of `firewall.blocklists` that cannot be read, or have faults: at least one file.
+    #[error("{}", lines(.0))]
+    Blocklists(Vec<Error>),
 }
 
-fn lines(diagnostics: &[Diagnostic]) -> String {
-    diagnostics
+fn lines<T: fmt::Display>(faults: &[T]) -> String {
+    faults
         .iter()
         .map(ToString::to_string)
         .collect::<Vec<_>>()

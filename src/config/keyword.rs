@@ -5,7 +5,9 @@ use std::fmt;
 
 use log::LevelFilter;
 
-use super::{AdminState, Forward, HashBy, LogFormat, Protocol, Refusal, XdpMode};
+use super::{
+    AdminState, Forward, HashBy, LogFormat, PolicyProtocol, Protocol, Refusal, RuleAction, XdpMode,
+};
 
 /// A value that is written as one of a few words.
 pub(super) trait Keyword: Copy + 'static {
@@ -35,6 +37,8 @@ keywords! {
     Protocol { Tcp = "tcp", Udp = "udp" }
     Forward { Nat = "nat", FullNat = "full-nat", L2 = "l2", Ipip = "ipip", Gue = "gue" }
     HashBy { FiveTuple = "5-tuple", SourceIp = "source-ip", SourceIpPort = "source-ip-port" }
+    RuleAction { Allow = "allow", Deny = "deny" }
+    PolicyProtocol { Tcp = "tcp", Udp = "udp", Icmp = "icmp" }
     LogFormat { Text = "text", Json = "json" }
 }
 
@@ -46,6 +50,18 @@ impl Keyword for LevelFilter {
         ("debug", LevelFilter::Debug),
         ("trace", LevelFilter::Trace),
     ];
+}
+
+/// `dos.action` by itself: what it needs stands under a key of its own.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum OnExcess {
+    Limit,
+    Block,
+}
+
+impl Keyword for OnExcess {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("limit", OnExcess::Limit), ("block", OnExcess::Block)];
 }
 
 /// `service.scheduler`. There is one, so nothing keeps it.

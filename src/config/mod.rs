@@ -2,14 +2,17 @@
 //!
 //! Owns the types that the rest of the program reads and the way from text to them: `document`
 //! gives TOML with positions, `value` reads one value, `raw` reads the tables, and `validate` holds
-//! the rules between values and turns it all into [`Config`]. Nothing here touches the network, the
-//! kernel or libbpf.
+//! the rules between values and turns it all into [`Config`], with `protection` for those of who may
+//! send how much. The files that `firewall.blocklists` names are [`blocklist`]'s. Nothing here touches
+//! the network, the kernel or libbpf.
 
+pub mod blocklist;
 mod document;
 pub mod duration;
 mod error;
 mod keyword;
 mod memory;
+mod protection;
 mod raw;
 mod validate;
 mod value;
@@ -21,14 +24,31 @@ use std::time::Duration;
 
 pub use crate::prefix::Prefix;
 pub use error::{Diagnostic, Error};
-pub use memory::ConnectionTables;
+pub use memory::{ConnectionTables, FirewallTables};
 
 /// The most interfaces that XDP may be attached to; `PORT_LIMIT` of the datapath.
 pub const INTERFACE_LIMIT: usize = 64;
 /// The most addresses in the full-nat source pool; `NAT_SOURCE_LIMIT` of the datapath.
 pub const ADDRESS_LIMIT: usize = 4096;
-/// The most bytes in the name of a service or a backend; `NAME_LENGTH` of the datapath less the NUL.
+/// The most bytes in the name of a service, backend, rule or policy; `NAME_LENGTH` of the datapath less
+/// the NUL.
 pub const NAME_LIMIT: usize = 63;
+/// The most files in `firewall.blocklists`.
+pub const BLOCKLIST_LIMIT: usize = 64;
+/// The most `[[dos]]` policies of one protocol; `POLICY_LIMIT` of the datapath.
+pub const POLICY_LIMIT: usize = 8;
+/// The flags that `dos.tcp_flags` may name, with their bits in the TCP header's fourteenth byte
+/// (RFC 9293, section 3.1).
+pub const TCP_FLAGS: [(&str, u8); 8] = [
+    ("fin", 0x01),
+    ("syn", 0x02),
+    ("rst", 0x04),
+    ("psh", 0x08),
+    ("ack", 0x10),
+    ("urg", 0x20),
+    ("ece", 0x40),
+    ("cwr", 0x80),
+];
 
 /// What a file that validates gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -368,7 +388,8 @@ pub enum HashBy {
 pub struct Firewall {
     /// What becomes of packets for a VIP that no rule matches.
     pub default: RuleAction,
-    /// Files of prefixes whose packets are denied before any rule is looked at; no duplicates.
+    /// Files of prefixes whose packets are denied before any rule is looked at; no duplicates, at most
+    /// [`BLOCKLIST_LIMIT`]. As written: [`blocklist::locate`] says where they are.
     pub blocklists: Vec<PathBuf>,
     /// `[[firewall.rule]]`, in file order: the first that matches decides.
     pub rules: Vec<Rule>,
@@ -486,6 +507,15 @@ impl Service {
     }
 }
 
+impl Policy {
+    /// The TCP flags that have to be set, as `lb.toml` writes them: `syn,ack`. Empty: every packet.
+    pub fn flag_names(&self) -> String {
+        let (_, set) = self.tcp_flags;
+        let named = TCP_FLAGS.iter().filter(|(_, bit)| set & bit != 0);
+        named.map(|(name, _)| *name).collect::<Vec<_>>().join(",")
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -556,6 +586,34 @@ impl Protocol {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
         }
+    }
+}
+
+/// As `lb.toml` writes it.
+impl fmt::Display for RuleProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            RuleProtocol::Any => f.pad("any"),
+            RuleProtocol::TCP => f.pad("tcp"),
+            RuleProtocol::UDP => f.pad("udp"),
+            RuleProtocol::Icmp => f.pad("icmp"),
+            RuleProtocol::Number(number) => f.pad(&number.to_string()),
+        }
+    }
+}
+
+impl RuleProtocol {
+    /// TCP.
+    pub const TCP: RuleProtocol = RuleProtocol::Number(Protocol::Tcp.number());
+    /// UDP.
+    pub const UDP: RuleProtocol = RuleProtocol::Number(Protocol::Udp.number());
+
+    /// Whether it stands for a protocol whose packets have ports.
+    pub fn has_ports(self) -> bool {
+        matches!(
+            self,
+            RuleProtocol::Any | RuleProtocol::TCP | RuleProtocol::UDP
+        )
     }
 }
 

@@ -10,10 +10,10 @@ use log::LevelFilter;
 use toml::de::DeTable;
 
 use super::document::{At, List, Report, Table};
-use super::keyword::Maglev;
+use super::keyword::{Maglev, OnExcess};
 use super::{
-    value, AdminState, Forward, HashBy, LogFormat, MacAddress, PortRange, Prefix, Protocol,
-    Refusal, XdpMode,
+    value, AdminState, Forward, HashBy, LogFormat, MacAddress, PolicyProtocol, PortRange, Prefix,
+    Protocol, Refusal, RuleAction, RuleProtocol, XdpMode,
 };
 
 pub(super) struct File {
@@ -22,6 +22,9 @@ pub(super) struct File {
     pub timeouts: Timeouts,
     pub tunnel: Tunnel,
     pub services: Vec<Service>,
+    /// `None`: absent.
+    pub firewall: Option<Firewall>,
+    pub dos: Vec<Policy>,
     pub level: Option<At<LevelFilter>>,
     pub format: Option<At<LogFormat>>,
 }
@@ -41,6 +44,8 @@ pub(super) struct Limits {
     pub services: Option<At<u32>>,
     pub backends: Option<At<u32>>,
     pub connections: Option<At<u32>>,
+    pub firewall_rules: Option<At<u32>>,
+    pub sources: Option<At<u32>>,
 }
 
 pub(super) struct Timeouts {
@@ -70,6 +75,7 @@ pub(super) struct Service {
     pub forward: Option<At<Forward>>,
     pub hash: Option<At<HashBy>>,
     pub no_backend: Option<At<Refusal>>,
+    pub allow: Option<At<List<Prefix>>>,
     pub backends: Vec<Backend>,
 }
 
@@ -88,6 +94,43 @@ pub(super) struct Backend {
     pub mac: Option<At<MacAddress>>,
 }
 
+pub(super) struct Firewall {
+    pub default: Option<At<RuleAction>>,
+    pub blocklists: Option<At<List<String>>>,
+    pub rules: Vec<Rule>,
+}
+
+/// The default where a condition is absent. `None`: wrong, and reported.
+pub(super) struct Rule {
+    /// What messages call it: `firewall: rule "no-lab"`, or `firewall: rule 2` without a name.
+    pub what: String,
+    /// Where its header stands.
+    pub at: usize,
+    pub name: Option<At<String>>,
+    /// `None`: absent or wrong, and reported.
+    pub action: Option<At<RuleAction>>,
+    pub source: Option<At<Option<Prefix>>>,
+    pub protocol: Option<At<RuleProtocol>>,
+    pub source_port: Option<At<PortRange>>,
+    pub port: Option<At<PortRange>>,
+}
+
+pub(super) struct Policy {
+    /// What messages call it: `dos "syn"`, or `dos 1` while it has no name.
+    pub what: String,
+    /// Where its header stands.
+    pub at: usize,
+    /// `None`, here and in the next two: absent or wrong, and reported.
+    pub name: Option<At<String>>,
+    pub protocol: Option<At<PolicyProtocol>>,
+    pub limit: Option<At<u32>>,
+    pub tcp_flags: Option<At<(u8, u8)>>,
+    pub burst: Option<At<u32>>,
+    /// The default if absent. `None`: wrong, and reported.
+    pub action: Option<At<OnExcess>>,
+    pub block_for: Option<At<Duration>>,
+}
+
 /// Reads all of a document. What cannot be read is reported and then absent.
 pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
     let mut root = Table::root(document);
@@ -100,6 +143,15 @@ pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
         .into_iter()
         .map(|table| service(table, report))
         .collect();
+    let firewall = root.table("firewall", report);
+    let firewall = firewall
+        .is_present()
+        .then(|| self::firewall(firewall, report));
+    let dos = root
+        .tables("dos", "[[dos]]", report)
+        .into_iter()
+        .map(|table| policy(table, report))
+        .collect();
     let mut log = root.table("log", report);
     let file = File {
         datapath,
@@ -107,6 +159,8 @@ pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
         timeouts,
         tunnel,
         services,
+        firewall,
+        dos,
         level: log.optional("level", report, value::keyword),
         format: log.optional("format", report, value::keyword),
     };
@@ -135,6 +189,9 @@ fn limits(mut table: Table, report: &mut Report) -> Limits {
         backends: table.optional("backends", report, |v| value::count(v, 1..=1_048_576)),
         // Two entries for each, and a quarter more half-open: a table's size is a u32.
         connections: table.optional("connections", report, |v| value::count(v, 1..=400_000_000)),
+        // With blocklists and the default they have 17 bits for their ids.
+        firewall_rules: table.optional("firewall_rules", report, |v| value::count(v, 1..=131_000)),
+        sources: table.optional("sources", report, |v| value::count(v, 1..=16_777_216)),
     };
     table.finish(report);
     limits
@@ -174,6 +231,7 @@ fn service(mut table: Table, report: &mut Report) -> Service {
     table.optional("scheduler", report, value::keyword::<Maglev>);
     let hash = table.optional("hash", report, value::keyword);
     let no_backend = table.optional("no_backend", report, value::keyword);
+    let allow = table.list("allow", r#"["198.51.100.0/24"]"#, report, value::prefix);
     let backends = table
         .tables("backend", "[[service.backend]]", report)
         .into_iter()
@@ -191,8 +249,68 @@ fn service(mut table: Table, report: &mut Report) -> Service {
         forward,
         hash,
         no_backend,
+        allow,
         backends,
     }
+}
+
+fn firewall(mut table: Table, report: &mut Report) -> Firewall {
+    let firewall = Firewall {
+        default: table.optional("default", report, value::keyword),
+        blocklists: table.list(
+            "blocklists",
+            r#"["/etc/xdplb/blocklist.txt"]"#,
+            report,
+            value::file,
+        ),
+        rules: table
+            .tables("rule", "[[firewall.rule]]", report)
+            .into_iter()
+            .map(|rule_table| rule(rule_table, report))
+            .collect(),
+    };
+    table.finish(report);
+    firewall
+}
+
+fn rule(mut table: Table, report: &mut Report) -> Rule {
+    let name = table.optional("name", report, value::name);
+    if let Some(name) = &name {
+        table.what = format!("firewall: rule {:?}", name.value);
+    }
+    let (any, every) = (PortRange::ANY, RuleProtocol::Any);
+    let rule = Rule {
+        what: table.what.clone(),
+        at: table.at,
+        name,
+        action: table.required("action", r#""deny""#, report, value::keyword),
+        source: table.or_default("source", None, report, value::rule_source),
+        protocol: table.or_default("protocol", every, report, value::rule_protocol),
+        source_port: table.or_default("source_port", any, report, value::rule_ports),
+        port: table.or_default("port", any, report, value::rule_ports),
+    };
+    table.finish(report);
+    rule
+}
+
+fn policy(mut table: Table, report: &mut Report) -> Policy {
+    let name = table.required("name", r#""syn""#, report, value::name);
+    if let Some(name) = &name {
+        table.what = format!("dos {:?}", name.value);
+    }
+    let policy = Policy {
+        what: table.what.clone(),
+        at: table.at,
+        name,
+        protocol: table.required("protocol", r#""tcp""#, report, value::keyword),
+        limit: table.required("limit", "1000", report, value::packets),
+        tcp_flags: table.optional("tcp_flags", report, value::tcp_flags),
+        burst: table.optional("burst", report, value::packets),
+        action: table.or_default("action", OnExcess::Limit, report, value::keyword),
+        block_for: table.optional("block_for", report, value::timeout),
+    };
+    table.finish(report);
+    policy
 }
 
 fn backend(mut table: Table, service: &str, report: &mut Report) -> Backend {

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::document::{At, List, Report};
+use super::protection;
 use super::raw;
 use super::{
     AdminState, Backend, Config, Datapath, Family, Forward, HashBy, Limits, Log, PortRange,
@@ -23,21 +24,33 @@ pub(super) fn validate(file: raw::File, report: &mut Report) -> Config {
     check_tunnel(&file.tunnel, report);
     check_overlaps(&file.services, report);
     let context = Context::new(&file);
-    let mut names = HashMap::new();
+    let names = file
+        .services
+        .iter()
+        .filter_map(|service| Some((service.what.as_str(), service.name.as_ref()?)));
+    check_names("service", names, report);
     for service in &file.services {
-        if let Some(name) = &service.name {
-            if let Some(first) = names.insert(&name.value, name.at) {
-                let first = report.place(first);
-                let what = &service.what;
-                report.error(
-                    name.at,
-                    format_args!("{what}: this name is also at {first}; give each service its own"),
-                );
-            }
-        }
         check_service(service, &context, report);
     }
+    protection::check(&file, report);
     build(file)
+}
+
+/// Reports every name that an earlier one of its kind has. `named` is what messages call each, and its
+/// name.
+pub(super) fn check_names<'a>(
+    kind: &str,
+    named: impl Iterator<Item = (&'a str, &'a At<String>)>,
+    report: &mut Report,
+) {
+    let mut places = HashMap::new();
+    for (what, At { value: name, at }) in named {
+        if let Some(first) = places.insert(name, *at) {
+            let first = report.place(first);
+            let message = format!("{what}: this name is also at {first}; give each {kind} its own");
+            report.error(*at, message);
+        }
+    }
 }
 
 /// What the rules of one service need to know of the rest of the file.
@@ -77,7 +90,7 @@ impl<'a> Context<'a> {
 }
 
 /// Reports every item that equals an earlier one.
-fn check_repeats<T: Eq + Hash + Display>(
+pub(super) fn check_repeats<T: Eq + Hash + Display>(
     what: &str,
     key: &str,
     list: &List<T>,
@@ -95,10 +108,17 @@ fn check_repeats<T: Eq + Hash + Display>(
 }
 
 /// Reports the first item beyond `limit`.
-fn check_length<T>(key: &str, limit: usize, remedy: &str, list: &List<T>, report: &mut Report) {
+pub(super) fn check_length<T>(
+    what: &str,
+    key: &str,
+    limit: usize,
+    remedy: &str,
+    list: &List<T>,
+    report: &mut Report,
+) {
     if let Some(beyond) = list.items.get(limit) {
         let count = list.items.len();
-        let message = format!("datapath: {key} has {count} entries of at most {limit}; {remedy}");
+        let message = format!("{what}: {key} has {count} entries of at most {limit}; {remedy}");
         report.error(beyond.at, message);
     }
 }
@@ -115,7 +135,14 @@ fn check_datapath(datapath: &raw::Datapath, report: &mut Report) {
             report.error(*at, message);
         }
         let remedy = "leave out those that lead to no client and no backend";
-        check_length("interfaces", INTERFACE_LIMIT, remedy, interfaces, report);
+        check_length(
+            "datapath",
+            "interfaces",
+            INTERFACE_LIMIT,
+            remedy,
+            interfaces,
+            report,
+        );
         check_repeats("datapath", "interfaces", interfaces, report);
     }
     if let Some(At {
@@ -123,6 +150,7 @@ fn check_datapath(datapath: &raw::Datapath, report: &mut Report) {
     }) = &datapath.addresses
     {
         check_length(
+            "datapath",
             "addresses",
             ADDRESS_LIMIT,
             "remove the rest",
@@ -161,6 +189,15 @@ fn check_limits(file: &raw::File, report: &mut Report) {
         &file.limits.backends,
         defaults.backends,
         backends,
+        report,
+    );
+    let rules = file.firewall.iter().flat_map(|firewall| &firewall.rules);
+    check_limit(
+        "firewall_rules",
+        "",
+        &file.limits.firewall_rules,
+        defaults.firewall_rules,
+        rules.map(|rule| (1, rule.at)),
         report,
     );
 }
@@ -277,7 +314,7 @@ fn check_overlaps(services: &[raw::Service], report: &mut Report) {
 }
 
 /// The address families of the VIPs, IPv4 first.
-fn families(service: &raw::Service) -> Vec<Family> {
+pub(super) fn families(service: &raw::Service) -> Vec<Family> {
     Family::ALL
         .into_iter()
         .filter(|family| service.vips.values().any(|vip| Family::of(vip) == *family))
@@ -291,6 +328,7 @@ fn check_service(service: &raw::Service, context: &Context, report: &mut Report)
     check_ports(service, report);
     check_backends(service, context, report);
     check_full_nat(service, context, report);
+    protection::check_allow(service, report);
     warn_of_idle(service, report);
 }
 
@@ -542,11 +580,11 @@ fn warn_of_idle(service: &raw::Service, report: &mut Report) {
     }
 }
 
-fn given<T>(value: Option<At<T>>, default: T) -> T {
+pub(super) fn given<T>(value: Option<At<T>>, default: T) -> T {
     value.map_or(default, |value| value.value)
 }
 
-fn items<T>(list: List<T>) -> Vec<T> {
+pub(super) fn items<T>(list: List<T>) -> Vec<T> {
     list.items.into_iter().map(|item| item.value).collect()
 }
 
@@ -558,6 +596,8 @@ fn build(file: raw::File) -> Config {
         timeouts,
         tunnel,
         services,
+        firewall,
+        dos,
         level,
         format,
     } = file;
@@ -585,8 +625,8 @@ fn build(file: raw::File) -> Config {
             services: given(limits.services, default_limits.services),
             backends: given(limits.backends, default_limits.backends),
             connections: given(limits.connections, default_limits.connections),
-            firewall_rules: default_limits.firewall_rules,
-            sources: default_limits.sources,
+            firewall_rules: given(limits.firewall_rules, default_limits.firewall_rules),
+            sources: given(limits.sources, default_limits.sources),
         },
         timeouts: Timeouts {
             tcp_opening: given(timeouts.tcp_opening, default_timeouts.tcp_opening),
@@ -600,8 +640,8 @@ fn build(file: raw::File) -> Config {
             gue_port: given(tunnel.gue_port, default_tunnel.gue_port),
         },
         services: services.into_iter().filter_map(build_service).collect(),
-        firewall: None,
-        dos: Vec::new(),
+        firewall: firewall.map(protection::firewall),
+        dos: dos.into_iter().filter_map(protection::policy).collect(),
         log: Log {
             level: given(level, default_log.level),
             format: given(format, default_log.format),
@@ -620,7 +660,10 @@ fn build_service(service: raw::Service) -> Option<Service> {
         forward: service.forward?.value,
         hash: given(service.hash, HashBy::FiveTuple),
         no_backend: given(service.no_backend, Refusal::Drop),
-        allow: Vec::new(),
+        allow: service
+            .allow
+            .map(|list| items(list.value))
+            .unwrap_or_default(),
         backends: service
             .backends
             .into_iter()

@@ -12,12 +12,17 @@ use toml::de::DeValue;
 
 use super::document::{kind, quoted};
 use super::keyword::Keyword;
-use super::{duration, MacAddress, PortRange, Prefix, NAME_LIMIT};
+use super::{duration, MacAddress, PortRange, Prefix, RuleProtocol, NAME_LIMIT, TCP_FLAGS};
+use crate::prefix::ParseError;
 
 /// The longest timeout.
 const LONGEST: Duration = Duration::from_secs(10 * 24 * 3600);
 /// `IFNAMSIZ` less the NUL.
 const INTERFACE_NAME_LIMIT: usize = 15;
+
+/// TCP flags, RFC 9293.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 
 /// What an address is for: decides which are refused, and what the message advises.
 #[derive(Clone, Copy, PartialEq)]
@@ -60,6 +65,11 @@ pub(super) fn short(value: &DeValue, range: RangeInclusive<u16>) -> Result<u16, 
     integer(value, first.into()..=last.into()).map(|number| u16::try_from(number).unwrap_or(last))
 }
 
+/// `dos.limit`, `dos.burst`. Above, the time between two packets is too short for the datapath's clock.
+pub(super) fn packets(value: &DeValue) -> Result<u32, String> {
+    count(value, 1..=10_000_000)
+}
+
 pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
     value
         .as_bool()
@@ -89,7 +99,7 @@ pub(super) fn keyword<K: Keyword>(value: &DeValue) -> Result<K, String> {
         .ok_or_else(|| format!("is {}; write one of {}", quoted(text), words()))
 }
 
-/// The name of a service or a backend: fits the maps, and stands in one column of a list.
+/// The name of a service, a backend, a rule or a policy: fits the maps, and stands in one column of a list.
 pub(super) fn name(value: &DeValue) -> Result<String, String> {
     let text = string(value, "\"web\"")?;
     let printable = |c: char| {
@@ -137,6 +147,18 @@ pub(super) fn directory(value: &DeValue) -> Result<PathBuf, String> {
     ))
 }
 
+/// A file, absolute or from where the configuration is.
+pub(super) fn file(value: &DeValue) -> Result<String, String> {
+    let text = string(value, "\"/etc/xdplb/blocklist.txt\"")?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!(
+            "is {}; write the path of a file such as \"/etc/xdplb/blocklist.txt\"",
+            quoted(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn timeout(value: &DeValue) -> Result<Duration, String> {
     const FORM: &str = "a number and a unit: \"500ms\", \"30s\", \"10m\", \"1h\"";
     let text = match value {
@@ -173,11 +195,7 @@ pub(super) fn ports(value: &DeValue) -> Result<PortRange, String> {
     if text == "any" {
         return Ok(PortRange::ANY);
     }
-    // Digits only: `parse` alone would take a sign.
-    let port = |text: &str| {
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|port: &u16| digits && *port > 0)
-    };
+    let port = port_number;
     if let Some(port) = port(text) {
         return Err(format!(
             "is the string {text:?}; write {port} without quotes"
@@ -198,6 +216,84 @@ pub(super) fn ports(value: &DeValue) -> Result<PortRange, String> {
     }
 }
 
+/// Digits only: `parse` alone would take a sign.
+fn port_number(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port: &u16| digits && *port > 0)
+}
+
+/// The ports of a rule, which are those of a service or one port in quotes.
+pub(super) fn rule_ports(value: &DeValue) -> Result<PortRange, String> {
+    match value.as_str().and_then(port_number) {
+        Some(port) => Ok(PortRange {
+            first: port,
+            last: port,
+        }),
+        None => ports(value),
+    }
+}
+
+pub(super) fn rule_protocol(value: &DeValue) -> Result<RuleProtocol, String> {
+    const FORM: &str =
+        "\"any\", \"tcp\", \"udp\", \"icmp\", or the number of a protocol from 0 to 255";
+    let text = match value {
+        DeValue::Integer(_) => {
+            let number = short(value, 0..=u8::MAX.into())?;
+            return Ok(RuleProtocol::Number(
+                u8::try_from(number).unwrap_or(u8::MAX),
+            ));
+        }
+        DeValue::String(text) => text.as_ref(),
+        other => return Err(format!("is {}; write {FORM}", kind(other))),
+    };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text {
+        "any" => Ok(RuleProtocol::Any),
+        "tcp" => Ok(RuleProtocol::TCP),
+        "udp" => Ok(RuleProtocol::UDP),
+        "icmp" => Ok(RuleProtocol::Icmp),
+        _ => match text.parse() {
+            Ok(number) if digits => Ok(RuleProtocol::Number(number)),
+            _ => Err(format!("is {}; write {FORM}", quoted(text))),
+        },
+    }
+}
+
+/// The flags that have to be set, as a mask and what is to be found there: a SYN without ACK unless ACK
+/// is named too, since "syn" means those that open connections.
+pub(super) fn tcp_flags(value: &DeValue) -> Result<(u8, u8), String> {
+    let form = || {
+        let names = TCP_FLAGS.map(|(name, _)| name).join(", ");
+        format!("flags such as \"syn\", \"syn,ack\" or [\"syn\", \"ack\"], of {names}")
+    };
+    let named = |text: &str| -> Result<u8, String> {
+        text.split([',', '+']).try_fold(0, |set, name| {
+            let name = name.trim();
+            let known = TCP_FLAGS.iter().find(|(known, _)| *known == name);
+            let (_, bit) = known.ok_or_else(|| format!("is {}; write {}", quoted(text), form()))?;
+            Ok(set | bit)
+        })
+    };
+    let wrong = |value: &DeValue| format!("is {}; write {}", kind(value), form());
+    let set = match value {
+        DeValue::String(text) => named(text)?,
+        DeValue::Array(list) => list.iter().try_fold(0, |set, element| {
+            let element = element.get_ref();
+            let text = element.as_str().ok_or_else(|| wrong(element))?;
+            Ok::<u8, String>(set | named(text)?)
+        })?,
+        other => return Err(wrong(other)),
+    };
+    if set == 0 {
+        return Err(format!(
+            "is an empty list; write {}, or leave this key out to count every packet",
+            form()
+        ));
+    }
+    let opening = set & (SYN | ACK) == SYN;
+    Ok((if opening { set | ACK } else { set }, set))
+}
+
 pub(super) fn vip(value: &DeValue) -> Result<IpAddr, String> {
     address(value, Role::Vip)
 }
@@ -213,13 +309,29 @@ pub(super) fn own_address(value: &DeValue) -> Result<IpAddr, String> {
 /// An element of `tunnel.source`: an address of this host, or a prefix all of whose addresses could be.
 pub(super) fn source(value: &DeValue) -> Result<Prefix, String> {
     let text = string(value, "\"192.0.2.1\" or \"172.16.0.0/16\"")?;
-    let prefix: Prefix = text
-        .parse()
-        .map_err(|error| format!("is {}, which {error}", quoted(text)))?;
+    let prefix = parse_prefix(text)?;
     check_unicast(prefix.address(), Role::Own)?;
     check_unicast(prefix.last(), Role::Own)
         .map_err(|fault| format!("is {text:?}, whose last address {fault}"))?;
     Ok(prefix)
+}
+
+/// Addresses that packets may come from, whoever's they are.
+pub(super) fn prefix(value: &DeValue) -> Result<Prefix, String> {
+    parse_prefix(string(value, "\"198.51.100.0/24\"")?)
+}
+
+/// Likewise, or `None` for "any".
+pub(super) fn rule_source(value: &DeValue) -> Result<Option<Prefix>, String> {
+    match string(value, "\"198.51.100.0/24\" or \"any\"")? {
+        "any" => Ok(None),
+        text => parse_prefix(text).map(Some),
+    }
+}
+
+fn parse_prefix(text: &str) -> Result<Prefix, String> {
+    text.parse()
+        .map_err(|error: ParseError| format!("is {}, which {error}", quoted(text)))
 }
 
 /// A unicast address that packets can have on a network.

@@ -1,6 +1,8 @@
 //! The desired state: what the datapath's maps are to hold, as plain values.
 //!
-//! Owns ids, generations, Maglev tables, port prefixes, source addresses and the address filter, worked out by [`plan()`] from the configuration, the plan before and facts of the world.
+//! Owns ids, generations, Maglev tables, port prefixes, source addresses, the firewall's lists, the slots of
+//! policies and the address filter, worked out by [`plan()`] from the configuration, the plan before and
+//! facts of the world.
 //! Touches neither the network nor the kernel nor libbpf: facts come in as values, and comparing the
 //! result with the live maps is the datapath's part.
 
@@ -8,15 +10,16 @@ pub mod filter;
 pub mod firewall;
 pub mod maglev;
 mod plan;
+mod policies;
 pub mod ports;
 pub mod regions;
 mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::blocklist::Contents;
 use crate::config::{self, AdminState, Forward, HashBy, MacAddress, Prefix, Protocol, Refusal};
 
 pub use crate::config::Family;
@@ -34,7 +37,7 @@ pub struct World<'a> {
     /// The interfaces' own addresses, from which full-nat and tunnels send when the file names none.
     pub sources: &'a [Source],
     /// The contents of the blocklists, by the path in the file.
-    pub blocklists: &'a BTreeMap<PathBuf, Arc<[Prefix]>>,
+    pub blocklists: &'a Contents,
 }
 
 /// Where frames for a backend go, `struct hop` of xdp_lb.h.
@@ -77,7 +80,7 @@ pub struct Desired {
     pub vips: BTreeMap<Vip, Option<u32>>,
     /// What becomes of a ping, for each VIP.
     pub echoes: BTreeMap<IpAddr, Echo>,
-    /// The firewall; `None`: none is configured.
+    /// The firewall; `None`: none is configured, or one that lets everything in.
     pub firewall: Option<Arc<firewall::Firewall>>,
     /// `[[dos]]` policies, by protocol and slot, 0..`POLICY_LIMIT`: one of a name stays in its slot.
     pub policies: BTreeMap<(config::PolicyProtocol, u8), config::Policy>,

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -13,7 +14,8 @@ use super::maglev::{self, Candidate};
 use super::sources::Sources;
 use super::NAT_SOURCE_LIMIT;
 use super::{
-    filter, ports, Backend, Desired, Echo, Family, Health, Hop, Service, SourceRange, Vip, World,
+    filter, firewall, policies, ports, Backend, Desired, Echo, Family, Health, Hop, Service,
+    SourceRange, Vip, World,
 };
 use crate::config::{self, AdminState, Config, Forward};
 
@@ -64,6 +66,66 @@ pub enum PlanError {
         /// Listed, or found on the interfaces.
         count: usize,
     },
+    /// More rules than the maps have room for.
+    #[error(
+        "{needed} [[firewall.rule]] are more than limits.firewall_rules = {limit}: raise \
+         limits.firewall_rules to {needed} or more"
+    )]
+    Rules {
+        /// In the file.
+        needed: usize,
+        /// `limits.firewall_rules`
+        limit: u32,
+    },
+    /// More blocklists than there are ids for.
+    #[error(
+        "firewall.blocklists has {count} files of at most {limit}: put several into one",
+        limit = firewall::BLOCKLIST_LIMIT
+    )]
+    Blocklists {
+        /// In the file.
+        count: usize,
+    },
+    /// A blocklist that nobody has read.
+    #[error("{} of firewall.blocklists has not been read: reload", path.display())]
+    Unread {
+        /// As in the file.
+        path: PathBuf,
+    },
+    /// Rules with source ports whose ports overlap too often.
+    #[error(
+        "the rules of the firewall take more than the {limit} steps that limits.firewall_rules gives room \
+         for, since many with a source_port have ports that overlap: raise limits.firewall_rules, or give \
+         fewer of them a source_port"
+    )]
+    Steps {
+        /// That there is room for.
+        limit: usize,
+    },
+    /// More prefixes than a trie holds.
+    #[error(
+        "{key} have {count} prefixes, more than the {limit} that there is room for: merge some of them \
+         into shorter ones",
+        limit = firewall::PREFIX_LIMIT
+    )]
+    Prefixes {
+        /// Where they stand.
+        key: &'static str,
+        /// Those that are not part of others.
+        count: usize,
+    },
+    /// More policies of a protocol than it has slots.
+    #[error(
+        "{count} [[dos]] policies of {protocol} are more than the {limit} that a protocol can have: remove \
+         some",
+        limit = config::POLICY_LIMIT
+    )]
+    Policies {
+        /// Whose.
+        protocol: config::PolicyProtocol,
+        /// In the file.
+        count: usize,
+    },
 }
 
 /// What the maps are to hold so that `config` is in force, given what they hold now.
@@ -78,7 +140,10 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
     let sources = Sources::new(config, world.sources)?;
     let ids = service_ids(previous, &halves, config.limits.services);
 
+    let firewall = firewall::plan(previous.firewall.as_ref(), config, world.blocklists)?;
     let mut next = Desired {
+        firewall,
+        policies: policies::slots(previous, &config.dos)?,
         nat_sources: sources.pool(),
         seed: config.datapath.hash_seed,
         next_generation: previous.next_generation,
@@ -205,6 +270,13 @@ fn check_limits(config: &Config, halves: &[Half<'_>]) -> Result<(), PlanError> {
         return Err(PlanError::Backends {
             needed,
             limit: limits.backends,
+        });
+    }
+    let allowed = halves.iter().map(|half| half.service.allow.len()).sum();
+    if allowed > firewall::PREFIX_LIMIT {
+        return Err(PlanError::Prefixes {
+            key: "the services' allow",
+            count: allowed,
         });
     }
     Ok(())

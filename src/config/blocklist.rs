@@ -1,0 +1,123 @@
+//! The files of `firewall.blocklists`: one prefix or address a line, with `#` comments.
+//!
+//! Owns their syntax and where they are. A [`Config`] has their names only: what they hold is read apart
+//! from it, and may change while it stays.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::document::quoted;
+use super::error::{Diagnostic, Error};
+use super::{Config, Prefix};
+
+/// Faults of one file that are told apart; the others are only counted.
+const NAMED_FAULTS: usize = 10;
+
+/// The prefixes in each file of `firewall.blocklists`, by the path as it is written there.
+pub type Contents = BTreeMap<PathBuf, Arc<[Prefix]>>;
+
+/// Where a blocklist is that the configuration file `config` names: a path that is not absolute begins
+/// where that file is, so that the two can be moved and checked from anywhere together.
+pub fn locate(config: &Path, blocklist: &Path) -> PathBuf {
+    match config.parent() {
+        Some(directory) => directory.join(blocklist),
+        None => blocklist.to_owned(),
+    }
+}
+
+/// Reads every blocklist that `config` names, which was read from `file`. One that holds what it holds
+/// in `known` is the same allocation.
+///
+/// # Errors
+///
+/// [`Error::Blocklists`] with what is wrong in each of them.
+pub fn load_all(config: &Config, file: &Path, known: &Contents) -> Result<Contents, Error> {
+    let paths = config
+        .firewall
+        .iter()
+        .flat_map(|firewall| &firewall.blocklists);
+    let mut contents = Contents::new();
+    let mut errors = Vec::new();
+    for path in paths {
+        match load(&locate(file, path)) {
+            Ok(prefixes) => {
+                let same = known.get(path).filter(|known| ***known == *prefixes);
+                let prefixes = same.map_or_else(|| prefixes.into(), Arc::clone);
+                contents.insert(path.clone(), prefixes);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() {
+        Ok(contents)
+    } else {
+        Err(Error::Blocklists(errors))
+    }
+}
+
+/// Reads the file at `path`.
+///
+/// # Errors
+///
+/// [`Error::Read`] if it cannot be read, [`Error::Invalid`] with the lines that are no prefixes.
+pub fn load(path: &Path) -> Result<Vec<Prefix>, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        remedy: match source.kind() {
+            io::ErrorKind::NotFound => "create it, or take it out of firewall.blocklists",
+            io::ErrorKind::IsADirectory => "name the files in it in firewall.blocklists",
+            io::ErrorKind::PermissionDenied => {
+                "make it readable for the user that xdplb runs as, or take it out of firewall.blocklists"
+            }
+            _ => "make it readable, or take it out of firewall.blocklists",
+        },
+        source,
+    })?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| Error::not_utf8(path, &bytes, error))?;
+    parse(text, path)
+}
+
+/// The prefixes in `text`, the contents of `file`, in their order; the file itself is not touched.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] with the first lines that are no prefixes, and how many there are.
+pub fn parse(text: &str, file: &Path) -> Result<Vec<Prefix>, Error> {
+    // Written on Windows, it may begin with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut prefixes = Vec::new();
+    let mut faults = Vec::new();
+    let mut unnamed = 0;
+    for (index, line) in text.lines().enumerate() {
+        let entry = line.split_once('#').map_or(line, |(entry, _)| entry);
+        let entry = entry.trim();
+        if entry.is_empty() {
+            continue;
+        }
+        match entry.parse() {
+            Ok(prefix) => prefixes.push(prefix),
+            Err(_) if faults.len() > NAMED_FAULTS => unnamed += 1,
+            Err(error) => {
+                let before = line.chars().take_while(|c| c.is_whitespace());
+                faults.push(Diagnostic {
+                    file: file.to_owned(),
+                    line: index + 1,
+                    column: before.count() + 1,
+                    message: format!("{} {error}", quoted(entry)),
+                });
+            }
+        }
+    }
+    if let (Some(last), true) = (faults.last_mut(), unnamed > 0) {
+        last.message = format!(
+            "this line and {unnamed} after it are no prefixes either; correct them likewise"
+        );
+    }
+    if faults.is_empty() {
+        Ok(prefixes)
+    } else {
+        Err(Error::Invalid(faults))
+    }
+}
