@@ -8,6 +8,7 @@ pub mod cells;
 pub mod dialog;
 pub mod frame;
 pub mod ip;
+pub mod live;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
+use xdplb::config::blocklist::Contents;
 use xdplb::config::{self, Limits, MacAddress, Timeouts};
 use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::reasons::{self, REASONS};
@@ -132,6 +134,8 @@ pub struct Lab {
     pub hops: BTreeMap<IpAddr, Option<Hop>>,
     /// Keys of `[datapath]` beside the interfaces.
     pub datapath_keys: String,
+    /// What is in the files that `firewall.blocklists` names.
+    pub blocklists: Contents,
 }
 
 impl Lab {
@@ -170,6 +174,7 @@ impl Lab {
             ifindex,
             hops: BTreeMap::new(),
             datapath_keys: r#"addresses = ["10.0.0.100", "fd00::100"]"#.into(),
+            blocklists: Contents::new(),
         };
         lab.reload(services);
         lab
@@ -201,10 +206,12 @@ impl Lab {
             .expect("answers");
     }
 
-    /// Puts other services in force, as a reload of the file does.
+    /// Puts other services in force, as a reload of the file does. Whatever else the file has may follow
+    /// them.
     pub fn reload(&mut self, services: &str) {
         let text = format!(
-            "[datapath]\ninterfaces = [\"clients\", \"backends\", \"other\"]\n{}\n[limits]\nservices = 32\nbackends = 64\n{services}",
+            "[datapath]\ninterfaces = [\"clients\", \"backends\", \"other\"]\n{}\n[limits]\nservices = 32\n\
+             backends = 64\nfirewall_rules = 2048\nsources = 1024\n{services}",
             self.datapath_keys
         );
         let config = config::parse(&text, Path::new("lb.toml"))
@@ -224,7 +231,7 @@ impl Lab {
                 }))
         };
         let world = World {
-            blocklists: &BTreeMap::new(),
+            blocklists: &self.blocklists,
             hop: &hop,
             sources: &[],
         };
