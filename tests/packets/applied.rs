@@ -261,7 +261,11 @@ fn hits_stay_with_their_rule() {
         lab.put_firewall(Some(firewall(next.clone(), &["198.51.100.0/24"])));
         let expected = if kept { 3 * cpus } else { 0 };
         assert_eq!(lab.hits(RULE).packets, expected, "{next:?}");
-        assert_eq!(lab.hits(BLOCKLIST).packets, 3 * cpus, "the file is the same");
+        assert_eq!(
+            lab.hits(BLOCKLIST).packets,
+            3 * cpus,
+            "the file is the same"
+        );
     }
 }
 

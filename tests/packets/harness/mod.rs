@@ -136,6 +136,8 @@ pub struct Lab {
     pub datapath_keys: String,
     /// What is in the files that `firewall.blocklists` names.
     pub blocklists: Contents,
+    /// Entries for new flows that each CPU makes in a second, of each kind.
+    new_flows: u32,
 }
 
 impl Lab {
@@ -175,6 +177,8 @@ impl Lab {
             hops: BTreeMap::new(),
             datapath_keys: r#"addresses = ["10.0.0.100", "fd00::100"]"#.into(),
             blocklists: Contents::new(),
+            // Tables are small here: without this, a test's own pace would be a flood.
+            new_flows: u32::MAX,
         };
         lab.reload(services);
         lab
@@ -198,12 +202,7 @@ impl Lab {
 
     /// As many answers as in the beginning, as if a second had gone by.
     pub fn refill_answers(&self) {
-        let cpus = libbpf_rs::num_possible_cpus().expect("the number of CPUs");
-        // struct allowance: when it was refilled, and how many are left.
-        let values = vec![vec![0; 16]; cpus];
-        self.map("answers")
-            .update_percpu(&0_u32.to_ne_bytes(), &values, MapFlags::ANY)
-            .expect("answers");
+        self.refill("answers", 0);
     }
 
     /// Puts other services in force, as a reload of the file does. Whatever else the file has may follow
@@ -246,6 +245,32 @@ impl Lab {
         self.datapath
             .apply(&self.desired, &self.settings)
             .expect("apply");
+        self.limit_new_flows(self.new_flows);
+    }
+
+    /// Entries for new flows that each CPU makes in a second, of each kind, beginning with this one.
+    pub fn limit_new_flows(&mut self, a_second: u32) {
+        self.new_flows = a_second;
+        self.set_element(
+            "settings",
+            0,
+            &abi::settings {
+                new_flows: a_second,
+                ..self.live()
+            },
+        );
+        for kind in 0..self.map("new_flows").max_entries() {
+            self.refill("new_flows", kind);
+        }
+    }
+
+    fn refill(&self, map: &str, index: u32) {
+        let cpus = libbpf_rs::num_possible_cpus().expect("the number of CPUs");
+        // struct allowance: when it was refilled, and how many are left.
+        let values = vec![vec![0; 16]; cpus];
+        self.map(map)
+            .update_percpu(&index.to_ne_bytes(), &values, MapFlags::ANY)
+            .expect("allowances");
     }
 
     pub fn set_timeouts(&mut self, change: impl FnOnce(&mut Timeouts)) {
