@@ -35,6 +35,11 @@ pub fn every() -> String {
     text
 }
 
+/// The same services on every port.
+pub fn every_port() -> String {
+    every().replace("port = 80\n", "port = \"any\"\n")
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Nat,
@@ -80,6 +85,15 @@ pub fn all() -> impl Iterator<Item = Cell> {
 
 pub fn direct() -> impl Iterator<Item = Cell> {
     all().filter(|cell| cell.mode.is_direct())
+}
+
+/// Those whose packets the datapath has a way of its own for: nat, full-nat and a tunnel.
+pub fn main_ways() -> impl Iterator<Item = Cell> {
+    all().filter(|cell| match cell.mode {
+        Mode::Nat | Mode::FullNat => true,
+        Mode::L2 | Mode::Gue => false,
+        Mode::Ipip => !cell.outer_ipv6,
+    })
 }
 
 pub fn translated() -> impl Iterator<Item = Cell> {

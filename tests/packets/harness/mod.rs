@@ -8,6 +8,7 @@ pub mod cells;
 pub mod dialog;
 pub mod frame;
 pub mod ip;
+pub mod knock;
 pub mod live;
 
 use std::cell::OnceCell;
