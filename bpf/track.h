@@ -428,6 +428,7 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 	f->ttl = p->ttl;
 	f->established = 0;
 	f->kind = p->kind;
+	f->spared = 0;
 	f->fragment_id = p->fragment_id;
 	f->fragment_offset = p->fragment_offset;
 	f->headers_end = p->headers_end;

@@ -14,6 +14,7 @@ mod answers;
 mod applied;
 mod direct;
 mod firewall;
+mod firewall_beyond_ports;
 mod firewall_properties;
 mod forward;
 mod fragments;
