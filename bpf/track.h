@@ -433,6 +433,7 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 	f->established = 0;
 	f->kind = p->kind;
 	f->missed = 0;
+	f->spared = 0;
 	f->fragment_id = p->fragment_id;
 	f->fragment_offset = p->fragment_offset;
 	f->headers_end = p->headers_end;

@@ -5,12 +5,17 @@
 
 #[path = "../common/frames.rs"]
 mod frames;
+#[path = "../common/firewall.rs"]
+mod model;
 #[path = "../common/property.rs"]
 mod property;
 
 mod answers;
 mod applied;
 mod direct;
+mod firewall;
+mod firewall_beyond_ports;
+mod firewall_properties;
 mod forward;
 mod fragments;
 mod harness;
