@@ -12,6 +12,7 @@ mod property;
 
 mod answers;
 mod applied;
+mod commands;
 mod direct;
 mod firewall;
 mod firewall_beyond_ports;
