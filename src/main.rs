@@ -1,11 +1,11 @@
 //! The `xdplb` command: parses the command line, runs one command, turns its error into an exit status.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use xdplb::cli::{Cli, Command};
+use xdplb::cli::{Cli, Command, DosCommand};
 use xdplb::{commands, daemon, decap};
 
 /// It failed while running.
@@ -57,6 +57,20 @@ fn run(cli: Cli) -> Result<(), Failure> {
             look,
         } => commands::conns::run(&look, &filter, count, out),
         Command::Drops { look } => commands::drops::run(&look, out),
+        Command::Firewall { look } => commands::firewall::run(&look, out),
+        Command::Dos {
+            command: None,
+            look,
+        } => commands::dos::run(&look, out),
+        Command::Dos {
+            command: Some(DosCommand::Unblock { source }),
+            look,
+        } => commands::dos::unblock(&look, source, out),
+        Command::Stats { watch: None, look } => commands::stats::run(&look, out),
+        Command::Stats {
+            watch: Some(interval),
+            look,
+        } => commands::rates::run(&look, interval, io::stdout().is_terminal(), out),
         Command::Decap(options) => {
             return decap::run(&options).map_err(|error| Failure {
                 status: FAILED,

@@ -21,15 +21,15 @@ const NO_LEVEL: u32 = xdplb_limit::NO_LEVEL.0;
 /// By which an admission goes up.
 const ADMISSION: u32 = 1 << xdplb_limit::RULE_BITS.0;
 /// The ids of the first rule and of the blocklist.
-const RULE: u32 = 1;
-const BLOCKLIST: u32 = 2;
+pub const RULE: u32 = 1;
+pub const BLOCKLIST: u32 = 2;
 
 fn prefix(text: &str) -> Prefix {
     text.parse()
         .unwrap_or_else(|error| panic!("{text} {error}"))
 }
 
-fn rule(name: Option<&str>, source: &str, action: RuleAction) -> config::Rule {
+pub fn rule(name: Option<&str>, source: &str, action: RuleAction) -> config::Rule {
     config::Rule {
         name: name.map(str::to_owned),
         action,
@@ -41,7 +41,7 @@ fn rule(name: Option<&str>, source: &str, action: RuleAction) -> config::Rule {
 }
 
 /// A firewall that allows by default, has one rule for an IPv4 source, and a blocklist.
-fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
+pub fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
     let step = |id, position, action| Step {
         start: 0,
         position,
@@ -88,7 +88,7 @@ fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
 }
 
 impl Lab {
-    fn put_firewall(&mut self, firewall: Option<Arc<Firewall>>) {
+    pub fn put_firewall(&mut self, firewall: Option<Arc<Firewall>>) {
         self.desired.firewall = firewall;
         self.apply();
     }
@@ -102,7 +102,7 @@ impl Lab {
         from_bytes(&bytes).unwrap_or_else(|| panic!("the value of {map}"))
     }
 
-    fn set_element<T: plain::Plain>(&self, map: &str, index: u32, value: &T) {
+    pub fn set_element<T: plain::Plain>(&self, map: &str, index: u32, value: &T) {
         self.map(map)
             .update(&index.to_ne_bytes(), bytes_of(value), MapFlags::ANY)
             .expect("update");
@@ -121,7 +121,7 @@ impl Lab {
     }
 
     /// Gives every CPU the same.
-    fn set_per_cpu<T: plain::Plain>(&self, map: &str, index: u32, value: &T) {
+    pub fn set_per_cpu<T: plain::Plain>(&self, map: &str, index: u32, value: &T) {
         let cpus = libbpf_rs::num_possible_cpus().expect("the number of CPUs");
         self.map(map)
             .update_percpu(
@@ -438,7 +438,7 @@ fn allowed_sources_follow_the_services() {
     assert!(!lab.is_restricted(v4) && lab.allowed().is_empty());
 }
 
-fn policy(name: &str, limit: u32, action: PolicyAction) -> Policy {
+pub fn policy(name: &str, limit: u32, action: PolicyAction) -> Policy {
     Policy {
         name: name.into(),
         protocol: PolicyProtocol::Udp,
@@ -453,7 +453,7 @@ fn policy(name: &str, limit: u32, action: PolicyAction) -> Policy {
 const UDP: u32 = xdplb_limit::POLICY_LIMIT.0;
 
 impl Lab {
-    fn put_policies(&mut self, policies: &[Option<Policy>]) {
+    pub fn put_policies(&mut self, policies: &[Option<Policy>]) {
         let slots = (0..).zip(policies.iter().cloned());
         self.desired.policies = slots
             .filter_map(|(slot, policy)| Some(((PolicyProtocol::Udp, slot), policy?)))
@@ -477,7 +477,7 @@ impl Lab {
         self.set_element("dos_sources", set, &value);
     }
 
-    fn source(&self, set: u32, way: usize) -> abi::dos_source {
+    pub fn source(&self, set: u32, way: usize) -> abi::dos_source {
         self.element::<abi::dos_set>("dos_sources", set).ways[way]
     }
 }

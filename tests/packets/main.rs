@@ -10,6 +10,7 @@ mod property;
 
 mod answers;
 mod applied;
+mod commands;
 mod direct;
 mod forward;
 mod fragments;
