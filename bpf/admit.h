@@ -106,19 +106,6 @@ static __always_inline int admit_stray(struct work *w)
 }
 
 /*
- * An ICMP error about a connection. The default, which no rule stands for, is not asked for what
- * concerns a connection that is there: path MTU discovery has to work behind default = "deny".
- */
-static __always_inline int admit_related(struct work *w)
-{
-	int reason = admit_stray(w);
-
-	if (reason == REASON_FIREWALL && (w->matched.rule & ~RULE_DENIES) == DEFAULT_RULE)
-		return meter_facts(&w->facts);
-	return reason;
-}
-
-/*
  * A packet that is not balanced, for `reason`. If it is for a VIP that stands, unless it would go
  * to the stack and is not let in; else it is the stack's own.
  */

@@ -141,6 +141,9 @@ __noinline int judge(void)
 			m->rule = DEFAULT_RULE;
 	}
 	rule = m->rule;
+	/* Who denies the rest does not mean what a connection cannot do without. */
+	if (f->spared && rule == (DEFAULT_RULE | RULE_DENIES))
+		return GO_ON;
 	count_hit(rule, f->length);
 	w->admission = (w->admission & ~RULE_MASK) | (rule & RULE_MASK);
 	return rule & RULE_DENIES ? REASON_FIREWALL : GO_ON;

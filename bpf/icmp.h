@@ -20,6 +20,8 @@
 #define QUOTED_L4 8
 /* Where TCP's checksum ends: the quote can end behind it. */
 #define TCP_CHECK_END 18
+/* Not from another link (RFC 4861, section 11.2). */
+#define ND_HOP_LIMIT 255
 
 /* Where things are, from the frame's start. */
 struct quoted {
@@ -45,6 +47,15 @@ static __always_inline int is_error(const struct icmp_header *icmp, __u8 family)
 		return icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_TIME_EXCEEDED ||
 		       icmp->type == ICMP_PARAMETER_PROBLEM;
 	return icmp->type >= ICMPV6_UNREACHABLE && icmp->type <= ICMPV6_PARAMETER_PROBLEM;
+}
+
+/* From a neighbour that asks whether a VIP is still there: IPv4 has ARP for it, which passes as
+ * well. */
+static __always_inline int is_neighbour_discovery(const struct icmp_header *icmp,
+						  const struct facts *f)
+{
+	return f->family == 6 && f->ttl == ND_HOP_LIMIT && icmp->type >= ICMPV6_ND_FIRST &&
+	       icmp->type <= ICMPV6_ND_LAST;
 }
 
 /* Turns an echo request round. Everything but type, TTL and the order of addresses stays. */
@@ -317,9 +328,11 @@ static __noinline int error(struct xdp_md *ctx, struct work *w)
 	if (reason != GO_ON)
 		/* Whoever is not asked for it has it; the host may have talked as the VIP. */
 		return refuse(w, reason);
-	/* A backend's error is for its client, or for an address of ours. */
+	/* A backend's error is for its client, or for an address of ours. Path MTU discovery has to
+	 * work behind default = "deny". */
 	if (find_vip(&f->flow)) {
-		reason = admit_related(w);
+		f->spared = 1;
+		reason = admit_stray(w);
 		if (reason != GO_ON)
 			return reason;
 	}
@@ -356,6 +369,7 @@ static __always_inline int icmp(struct xdp_md *ctx, struct work *w)
 		f->kind = ICMP_ERROR;
 		return error(ctx, w);
 	}
+	f->spared = is_neighbour_discovery(header, f);
 	return refuse(w, REASON_OTHER_PROTOCOL);
 }
 

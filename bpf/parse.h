@@ -41,6 +41,8 @@ enum icmp_type {
 	ICMPV6_PARAMETER_PROBLEM = 4,
 	ICMPV6_ECHO_REQUEST = 128,
 	ICMPV6_ECHO_REPLY = 129,
+	ICMPV6_ND_FIRST = 133, /* router solicitation; RFC 4861 */
+	ICMPV6_ND_LAST = 137,  /* redirect */
 };
 
 enum icmp_code {

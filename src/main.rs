@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use xdplb::cli::{Cli, Command, DosCommand};
+use xdplb::config::{self, blocklist};
 use xdplb::{commands, daemon, decap};
 
 /// It failed while running.
@@ -95,12 +96,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 fn check(file: &std::path::Path, out: &mut impl io::Write, json: bool) -> Result<(), Failure> {
-    let loaded = xdplb::config::load(file).map_err(|error| Failure {
+    let wrong = |error: &dyn std::fmt::Display| Failure {
         status: WRONG,
         message: error.to_string(),
-    })?;
-    let mtus = commands::check::mtus(&loaded.config.datapath.interfaces);
-    match commands::check::print(&loaded.config, &loaded.warnings, &mtus, out, json) {
+    };
+    let config::Loaded { config, warnings } = config::load(file).map_err(|error| wrong(&error))?;
+    let blocklists = blocklist::load_all(&config, file, &Default::default());
+    let blocklists = blocklists.map_err(|error| wrong(&error))?;
+    let firewall = commands::check::compile(&config, &blocklists).map_err(|error| wrong(&error))?;
+    let mtus = commands::check::mtus(&config.datapath.interfaces);
+    let firewall = firewall.as_deref();
+    match commands::check::print(&config, &warnings, &mtus, firewall, out, json) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
             status: FAILED,
             message: format!("cannot print: {error}"),

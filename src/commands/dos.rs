@@ -22,13 +22,12 @@ struct PolicyRow {
     name: String,
     protocol: String,
     /// Those that have to be set. Empty: every packet counts.
-    tcp_flags: String,
+    tcp_flags: Vec<&'static str>,
     /// Packets a second.
     limit: u32,
     burst: u32,
     action: &'static str,
     /// Seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     block_for: Option<f64>,
     dropped: u64,
     blocked: u64,
@@ -53,7 +52,7 @@ impl From<Policy> for PolicyRow {
             PolicyAction::Block(duration) => ("block", Some(duration)),
         };
         PolicyRow {
-            tcp_flags: policy.flag_names(),
+            tcp_flags: policy.flag_names().collect(),
             name: policy.name,
             protocol: policy.protocol.to_string(),
             limit: policy.limit,
@@ -113,7 +112,11 @@ fn print_policies(out: &mut impl Write, policies: Vec<PolicyRow>) -> Result<(), 
         table.push(vec![
             row.name,
             row.protocol,
-            row.tcp_flags,
+            if row.tcp_flags.is_empty() {
+                "any".to_owned()
+            } else {
+                row.tcp_flags.join(",")
+            },
             format!("{}/s", row.limit),
             row.burst.to_string(),
             row.action_text,

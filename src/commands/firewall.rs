@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::{text, Error};
 use crate::cli::Look;
-use crate::config::Prefix;
 use crate::datapath::view::{Rule, RuleKind};
 use crate::datapath::View;
 
@@ -16,32 +15,32 @@ struct Row {
     packets: u64,
     bytes: u64,
     action: String,
-    /// `None`: any.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// `None`: those of a blocklist.
     source: Option<String>,
     /// Of a blocklist.
-    #[serde(skip_serializing_if = "Option::is_none")]
     prefixes: Option<u32>,
     protocol: String,
     source_port: String,
     port: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
 }
 
 impl From<Rule> for Row {
     fn from(rule: Rule) -> Self {
-        let (kind, prefixes) = match rule.kind {
-            RuleKind::Blocklist(_, prefixes) => ("blocklist", Some(prefixes)),
-            RuleKind::Rule(_) => ("rule", None),
-            RuleKind::Default => ("default", None),
+        let source = rule
+            .source
+            .map_or("any".to_owned(), |source| source.to_string());
+        let (kind, source, prefixes) = match rule.kind {
+            RuleKind::Blocklist(_, prefixes) => ("blocklist", None, Some(prefixes)),
+            RuleKind::Rule(_) => ("rule", Some(source), None),
+            RuleKind::Default => ("default", Some(source), None),
         };
         Row {
             kind,
             packets: rule.packets,
             bytes: rule.bytes,
             action: rule.action.to_string(),
-            source: rule.source.as_ref().map(Prefix::to_string),
+            source,
             prefixes,
             protocol: rule.protocol.to_string(),
             source_port: rule.source_port.to_string(),
@@ -78,7 +77,7 @@ fn cells(row: Row) -> Vec<String> {
     let source = match row.prefixes {
         Some(1) => "1 prefix".to_owned(),
         Some(prefixes) => format!("{prefixes} prefixes"),
-        None => row.source.unwrap_or_else(|| "any".to_owned()),
+        None => row.source.unwrap_or_default(),
     };
     let name = match row.kind {
         "default" => "(default)".to_owned(),

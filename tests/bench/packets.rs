@@ -168,6 +168,8 @@ const OUT_NAME: &str = "xdplb-bench0";
 #[derive(Clone, Copy)]
 enum Transport {
     Tcp,
+    /// TCP's first segment.
+    Syn,
     Udp,
 }
 
@@ -381,9 +383,11 @@ const DENIED_SOURCE: &str = "198.18.0.1";
 fn flood_rows(balancer: &Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()> {
     balancer.limit_new_flows(0)?;
     for (name, vip) in [("nat", 1), ("full-nat", 2), ("l2", 10)] {
-        let request = packet(CLIENT4, &format!("203.0.113.{vip}:80"), Transport::Udp)?;
-        let name = format!("{name} IPv4 UDP, new flow without an entry");
-        row(&name, bench, &bench.progs.repeat_new, &request, REPEAT)?;
+        for (what, transport) in [("SYN", Transport::Syn), ("UDP", Transport::Udp)] {
+            let request = packet(CLIENT4, &format!("203.0.113.{vip}:80"), transport)?;
+            let name = format!("{name} IPv4 {what}, new flow without an entry");
+            row(&name, bench, &bench.progs.repeat_new, &request, REPEAT)?;
+        }
     }
     balancer.limit_new_flows(u32::MAX)
 }
@@ -461,6 +465,7 @@ fn policy_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Resu
         ("IPv6", CLIENT6, "[2001:db8:1::1]:80"),
     ] {
         let request = packet(client, vip, Transport::Tcp)?;
+        let syn = packet(client, vip, Transport::Syn)?;
         for count in [0, 1, 8] {
             let file: String = (0..count)
                 .map(|number| policy(number, 10_000_000, "limit"))
@@ -483,10 +488,10 @@ fn policy_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Resu
         balancer.apply(&policy(0, 10_000_000, "limit"), 0)?;
         balancer.limit_new_flows(0)?;
         row(
-            &format!("{family} TCP, new source, new flow without an entry; 1 policy"),
+            &format!("{family} SYN, new source, new flow without an entry; 1 policy"),
             bench,
             &bench.progs.repeat_new,
-            &request,
+            &syn,
             REPEAT,
         )?;
         balancer.apply("", 0)?;
@@ -599,6 +604,11 @@ fn packet(source: &str, destination: &str, transport: Transport) -> Result<Vec<u
         Transport::Tcp => {
             ip.tcp(source.port(), destination.port(), 1, 1024)
                 .ack(1)
+                .write(&mut bytes, &payload)?;
+        }
+        Transport::Syn => {
+            ip.tcp(source.port(), destination.port(), 1, 1024)
+                .syn()
                 .write(&mut bytes, &payload)?;
         }
         Transport::Udp => ip

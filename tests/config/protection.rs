@@ -525,9 +525,11 @@ fn flags() {
             "protocol = \"tcp\"\nlimit = 1\ntcp_flags = {text}"
         ));
         assert_eq!(policy.tcp_flags, expected, "{text}");
-        assert_eq!(policy.flag_names(), shown, "{text}");
+        let names: Vec<_> = policy.flag_names().collect();
+        assert_eq!(names.join(","), shown, "{text}");
     }
-    assert_eq!(policy("protocol = \"tcp\"\nlimit = 1").flag_names(), "");
+    let every = policy("protocol = \"tcp\"\nlimit = 1");
+    assert_eq!(every.flag_names().count(), 0);
 }
 
 #[test]

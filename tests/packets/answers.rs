@@ -449,16 +449,7 @@ fn packets_that_come_back_from_the_backend() {
             .between(backend_mac(path.cell.backend().ip()), own_mac(slot));
         lab.send(slot, &frame.bytes())
     };
-    let fresh = |cell: Cell, port| {
-        let client = cell.client_at(port);
-        Path {
-            cell,
-            protocol: Protocol::Tcp,
-            client,
-            seen: client,
-            gue_port: 0,
-        }
-    };
+    let fresh = |cell: Cell, port| cell.path(Protocol::Tcp, cell.client_at(port));
     for cell in cells::direct() {
         let path = cell.establish(&lab, Protocol::Tcp, 1000);
         for flags in [SYN, ACK, FIN | ACK, RST] {

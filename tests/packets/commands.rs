@@ -99,12 +99,12 @@ fn firewall_prints_rules_in_the_order_of_the_file() {
     assert_eq!(
         json(&["firewall", "--json"], &pins),
         json!([
-            {"kind": "blocklist", "packets": 5 * n, "bytes": 300 * n, "action": "deny", "prefixes": 2,
+            {"kind": "blocklist", "packets": 5 * n, "bytes": 300 * n, "action": "deny", "source": null, "prefixes": 2,
              "protocol": any, "source_port": any, "port": any, "name": "/etc/blocklist"},
-            {"kind": "rule", "packets": 2 * n, "bytes": 120 * n, "action": "deny", "source": "198.18.0.0/15",
+            {"kind": "rule", "packets": 2 * n, "bytes": 120 * n, "action": "deny", "source": "198.18.0.0/15", "prefixes": null,
              "protocol": any, "source_port": any, "port": any, "name": "no-lab"},
-            {"kind": "default", "packets": 0, "bytes": 0, "action": "allow",
-             "protocol": any, "source_port": any, "port": any},
+            {"kind": "default", "packets": 0, "bytes": 0, "action": "allow", "source": any, "prefixes": null,
+             "protocol": any, "source_port": any, "port": any, "name": null},
         ])
     );
 }
@@ -162,10 +162,10 @@ fn dos_prints_policies_and_whom_they_block() {
     assert_eq!(
         seen["policies"],
         json!([
-            {"name": "game", "protocol": "udp", "tcp_flags": "", "limit": 100, "burst": 100,
+            {"name": "game", "protocol": "udp", "tcp_flags": [], "limit": 100, "burst": 100,
              "action": "block", "block_for": 60.0, "dropped": 7 * cpus(), "blocked": cpus()},
-            {"name": "dns", "protocol": "udp", "tcp_flags": "", "limit": 10, "burst": 10,
-             "action": "limit", "dropped": 0, "blocked": 0},
+            {"name": "dns", "protocol": "udp", "tcp_flags": [], "limit": 10, "burst": 10,
+             "action": "limit", "block_for": null, "dropped": 0, "blocked": 0},
         ])
     );
     let blocked: Vec<(&str, &str, &str)> = seen["blocked"]
@@ -190,7 +190,7 @@ fn dos_prints_policies_and_whom_they_block() {
     let table = rows(&printed(&["dos"], &pins));
     assert_eq!(
         table[1],
-        format!("game udp 100/s 100 block 1m {} {}", 7 * cpus(), cpus())
+        format!("game udp any 100/s 100 block 1m {} {}", 7 * cpus(), cpus())
     );
     assert!(table[table.len() - 1].starts_with("2001:db8:7:8::/64 udp game "));
 }

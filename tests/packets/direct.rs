@@ -348,14 +348,7 @@ fn outer_sources_out_of_a_prefix() {
     lab.reload(&format!("{}\n{tunnel}", cells::every()));
     for cell in cells::direct().filter(|cell| cell.mode.is_tunnel()) {
         let of = |port, flags| -> (IpAddr, Vec<u8>) {
-            let client = cell.client_at(port);
-            let path = Path {
-                cell,
-                protocol: Protocol::Tcp,
-                client,
-                seen: client,
-                gue_port: 0,
-            };
+            let path = cell.path(Protocol::Tcp, cell.client_at(port));
             let sent = lab.send(CLIENTS, &path.request(flags).bytes());
             assert_eq!(sent.verdict, Verdict::Redirect);
             (outer_source(&sent.bytes), sent.bytes)
@@ -374,14 +367,11 @@ fn outer_sources_out_of_a_prefix() {
             // The rest is as ever, whatever the source.
             let client = cell.client_at(port);
             let path = Path {
-                cell,
-                protocol: Protocol::Tcp,
-                client,
-                seen: client,
                 gue_port: match cell.mode {
                     Mode::Gue => ends_of(&bytes).0.port(),
                     _ => 0,
                 },
+                ..cell.path(Protocol::Tcp, client)
             };
             let mut tunnel = path.tunnel().expect("a tunnel");
             tunnel.source = source;
@@ -409,13 +399,7 @@ fn one_service_with_backends_of_both_families() {
                 outer_ipv6,
             };
             let client = cell(false).client_at(port);
-            let path = |outer_ipv6| Path {
-                cell: cell(outer_ipv6),
-                protocol: Protocol::Tcp,
-                client,
-                seen: client,
-                gue_port: 0,
-            };
+            let path = |outer_ipv6| cell(outer_ipv6).path(Protocol::Tcp, client);
             // Both cells have one VIP here.
             let request = path(false).request(SYN);
             let sent = lab.send(CLIENTS, &request.bytes());
@@ -494,14 +478,7 @@ fn udp_states() {
 fn one_fragmented_datagram_is_no_second_one() {
     let lab = Lab::new(&cells::every());
     for cell in cells::direct() {
-        let client = cell.client_at(1000);
-        let path = Path {
-            cell,
-            protocol: Protocol::Udp,
-            client,
-            seen: client,
-            gue_port: 0,
-        };
+        let path = cell.path(Protocol::Udp, cell.client_at(1000));
         for nth in 0..3 {
             let frame = path.sent(&Dress::default(), |ends| {
                 let frame = path.between(ends, 0).with(|f| f.payload = vec![1; 100]);

@@ -2,7 +2,7 @@
 
 use xdplb::datapath::abi::{self, from_bytes};
 
-use crate::harness::cells::{self, every, Cell, Dress, Ends, Mode, Path, PROTOCOLS};
+use crate::harness::cells::{self, every, Dress, Ends, Mode, Path, PROTOCOLS};
 use crate::harness::frame::{Protocol, ACK, DESTINATION_OPTIONS, DOT1AD, DOT1Q, HOP_BY_HOP, SYN};
 use crate::harness::ip::Packet;
 use crate::harness::{ip, Lab, Verdict, BACKENDS, CLIENTS};
@@ -41,18 +41,6 @@ fn nth(path: &Path, flags: u8, id: u32, n: usize) -> Vec<u8> {
     })
 }
 
-/// A connection that has sent nothing yet.
-fn unopened(cell: Cell, protocol: Protocol, port: u16) -> Path {
-    let client = cell.client_at(port);
-    Path {
-        cell,
-        protocol,
-        client,
-        seen: client,
-        gue_port: 0,
-    }
-}
-
 #[test]
 fn in_order_and_not_both_ways() {
     let lab = Lab::new(&every());
@@ -78,7 +66,7 @@ fn of_a_new_connection() {
     let lab = Lab::new(&every());
     for cell in cells::all() {
         for protocol in PROTOCOLS {
-            let path = unopened(cell, protocol, 1000);
+            let path = cell.path(protocol, cell.client_at(1000));
             for n in 0..3 {
                 let verdict = lab.send(CLIENTS, &nth(&path, SYN, 1, n)).verdict;
                 assert_eq!(verdict, Verdict::Redirect, "{n}, {cell:?}");
@@ -383,7 +371,7 @@ fn of_a_port_without_service() {
         lab.reload(&every());
         for cell in cells::all() {
             for protocol in PROTOCOLS {
-                let path = unopened(cell, protocol, 2000);
+                let path = cell.path(protocol, cell.client_at(2000));
                 let mut ends = path.outside();
                 ends.server.set_port(81);
                 for (n, expected) in [(0, first), (1, later), (2, later)] {

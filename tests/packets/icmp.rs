@@ -479,14 +479,7 @@ fn errors_of_flows_that_only_the_hash_knows() {
     for cell in cells::direct() {
         for protocol in PROTOCOLS {
             for port in 1000..1030 {
-                let client = cell.client_at(port);
-                let path = Path {
-                    cell,
-                    protocol,
-                    client,
-                    seen: client,
-                    gue_port: 0,
-                };
+                let path = cell.path(protocol, cell.client_at(port));
                 let error = path.sent(&Dress::default(), |ends| {
                     error_to_backend(&path, ends, Icmp::TooBig(1400), 8, |_| ())
                 });

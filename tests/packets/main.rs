@@ -5,6 +5,8 @@
 
 #[path = "../common/frames.rs"]
 mod frames;
+#[path = "../common/firewall.rs"]
+mod model;
 #[path = "../common/property.rs"]
 mod property;
 
@@ -12,6 +14,9 @@ mod answers;
 mod applied;
 mod commands;
 mod direct;
+mod firewall;
+mod firewall_beyond_ports;
+mod firewall_properties;
 mod forward;
 mod fragments;
 mod harness;

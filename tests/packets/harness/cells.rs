@@ -35,6 +35,11 @@ pub fn every() -> String {
     text
 }
 
+/// The same services on every port.
+pub fn every_port() -> String {
+    every().replace("port = 80\n", "port = \"any\"\n")
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Nat,
@@ -80,6 +85,15 @@ pub fn all() -> impl Iterator<Item = Cell> {
 
 pub fn direct() -> impl Iterator<Item = Cell> {
     all().filter(|cell| cell.mode.is_direct())
+}
+
+/// Those whose packets the datapath has a way of its own for: nat, full-nat and a tunnel.
+pub fn main_ways() -> impl Iterator<Item = Cell> {
+    all().filter(|cell| match cell.mode {
+        Mode::Nat | Mode::FullNat => true,
+        Mode::L2 | Mode::Gue => false,
+        Mode::Ipip => !cell.outer_ipv6,
+    })
 }
 
 pub fn translated() -> impl Iterator<Item = Cell> {
@@ -151,30 +165,24 @@ impl Cell {
         })
     }
 
-    /// Sends a first packet, and learns how it goes.
-    #[track_caller]
-    pub fn open(&self, lab: &Lab, protocol: Protocol, port: u16) -> Path {
-        let client = self.client_at(port);
-        let mut path = Path {
+    /// A connection of this client that has sent nothing yet.
+    pub fn path(&self, protocol: Protocol, client: SocketAddr) -> Path {
+        Path {
             cell: *self,
             protocol,
             client,
+            port: self.vip().port(),
             seen: client,
             gue_port: 0,
-        };
-        let frame = path.request(SYN);
-        let sent = lab.send(CLIENTS, &frame.bytes());
-        assert_eq!(sent.verdict, Verdict::Redirect, "the first of {self:?}");
-        match self.mode {
-            Mode::Nat | Mode::FullNat => (path.seen, _) = ends_of(&sent.bytes),
-            Mode::Gue => {
-                path.gue_port = ends_of(&sent.bytes).0.port();
-                assert!(path.gue_port >= 0xc000, "source port {}", path.gue_port);
-            }
-            _ => {}
         }
-        let expected = path.arriving(&Dress::default(), |ends| path.between(ends, SYN).packet());
-        assert_same(&format!("the first of {self:?}"), &sent.bytes, &expected);
+    }
+
+    /// Sends a first packet, and learns how it goes.
+    #[track_caller]
+    pub fn open(&self, lab: &Lab, protocol: Protocol, port: u16) -> Path {
+        let mut path = self.path(protocol, self.client_at(port));
+        let verdict = path.knock(lab, &Dress::default());
+        assert_eq!(verdict, Verdict::Redirect, "the first of {self:?}");
         path
     }
 
@@ -214,6 +222,8 @@ pub struct Path {
     pub cell: Cell,
     pub protocol: Protocol,
     pub client: SocketAddr,
+    /// Of the VIP.
+    pub port: u16,
     /// The client as the backend sees it.
     pub seen: SocketAddr,
     /// GUE's source port.
@@ -221,6 +231,29 @@ pub struct Path {
 }
 
 impl Path {
+    /// Sends a first packet and gives back what became of it. One that is balanced arrives in whole, and
+    /// shows how the others will go.
+    #[track_caller]
+    pub fn knock(&mut self, lab: &Lab, dress: &Dress) -> Verdict {
+        let first = self.clone();
+        let shape = |ends| first.between(ends, SYN).packet();
+        let sent = lab.send(CLIENTS, &self.sent(dress, shape));
+        if sent.verdict != Verdict::Redirect {
+            return sent.verdict;
+        }
+        match self.cell.mode {
+            Mode::Nat | Mode::FullNat => (self.seen, _) = ends_of(&sent.bytes),
+            Mode::Gue => {
+                self.gue_port = ends_of(&sent.bytes).0.port();
+                assert!(self.gue_port >= 0xc000, "source port {}", self.gue_port);
+            }
+            _ => {}
+        }
+        let expected = self.arriving(dress, shape);
+        assert_same(&format!("the first of {self:?}"), &sent.bytes, &expected);
+        sent.verdict
+    }
+
     /// A packet of the client as it sends it. Flags count for TCP only.
     pub fn request(&self, flags: u8) -> Frame {
         self.between(self.outside(), flags)
@@ -248,7 +281,7 @@ impl Path {
     pub fn outside(&self) -> Ends {
         Ends {
             client: self.client,
-            server: self.cell.vip(),
+            server: SocketAddr::new(self.cell.vip().ip(), self.port),
             router: self.cell.router(),
         }
     }
@@ -259,7 +292,7 @@ impl Path {
         Ends {
             client: self.seen,
             server: if direct {
-                self.cell.vip()
+                self.outside().server
             } else {
                 self.cell.backend()
             },

@@ -8,6 +8,8 @@ pub mod cells;
 pub mod dialog;
 pub mod frame;
 pub mod ip;
+pub mod knock;
+pub mod live;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
+use xdplb::config::blocklist::Contents;
 use xdplb::config::{self, Limits, MacAddress, Timeouts};
 use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::pins::PinDir;
@@ -134,6 +137,10 @@ pub struct Lab {
     pub hops: BTreeMap<IpAddr, Option<Hop>>,
     /// Keys of `[datapath]` beside the interfaces.
     pub datapath_keys: String,
+    /// What is in the files that `firewall.blocklists` names.
+    pub blocklists: Contents,
+    /// Entries for new flows that each CPU makes in a second, of each kind.
+    new_flows: u32,
 }
 
 impl Lab {
@@ -172,6 +179,9 @@ impl Lab {
             ifindex,
             hops: BTreeMap::new(),
             datapath_keys: r#"addresses = ["10.0.0.100", "fd00::100"]"#.into(),
+            blocklists: Contents::new(),
+            // Tables are small here: without this, a test's own pace would be a flood.
+            new_flows: u32::MAX,
         };
         lab.reload(services);
         lab
@@ -195,18 +205,15 @@ impl Lab {
 
     /// As many answers as in the beginning, as if a second had gone by.
     pub fn refill_answers(&self) {
-        let cpus = libbpf_rs::num_possible_cpus().expect("the number of CPUs");
-        // struct allowance: when it was refilled, and how many are left.
-        let values = vec![vec![0; 16]; cpus];
-        self.map("answers")
-            .update_percpu(&0_u32.to_ne_bytes(), &values, MapFlags::ANY)
-            .expect("answers");
+        self.refill("answers", 0);
     }
 
-    /// Puts other services in force, as a reload of the file does.
+    /// Puts other services in force, as a reload of the file does. Whatever else the file has may follow
+    /// them.
     pub fn reload(&mut self, services: &str) {
         let text = format!(
-            "[datapath]\ninterfaces = [\"clients\", \"backends\", \"other\"]\n{}\n[limits]\nservices = 32\nbackends = 64\n{services}",
+            "[datapath]\ninterfaces = [\"clients\", \"backends\", \"other\"]\n{}\n[limits]\nservices = 32\n\
+             backends = 64\nfirewall_rules = 2048\nsources = 1024\n{services}",
             self.datapath_keys
         );
         let config = config::parse(&text, Path::new("lb.toml"))
@@ -226,7 +233,7 @@ impl Lab {
                 }))
         };
         let world = World {
-            blocklists: &BTreeMap::new(),
+            blocklists: &self.blocklists,
             hop: &hop,
             sources: &[],
         };
@@ -241,6 +248,32 @@ impl Lab {
         self.datapath
             .apply(&self.desired, &self.settings)
             .expect("apply");
+        self.limit_new_flows(self.new_flows);
+    }
+
+    /// Entries for new flows that each CPU makes in a second, of each kind, beginning with this one.
+    pub fn limit_new_flows(&mut self, a_second: u32) {
+        self.new_flows = a_second;
+        self.set_element(
+            "settings",
+            0,
+            &abi::settings {
+                new_flows: a_second,
+                ..self.live()
+            },
+        );
+        for kind in 0..self.map("new_flows").max_entries() {
+            self.refill("new_flows", kind);
+        }
+    }
+
+    fn refill(&self, map: &str, index: u32) {
+        let cpus = libbpf_rs::num_possible_cpus().expect("the number of CPUs");
+        // struct allowance: when it was refilled, and how many are left.
+        let values = vec![vec![0; 16]; cpus];
+        self.map(map)
+            .update_percpu(&index.to_ne_bytes(), &values, MapFlags::ANY)
+            .expect("allowances");
     }
 
     pub fn set_timeouts(&mut self, change: impl FnOnce(&mut Timeouts)) {
