@@ -442,9 +442,9 @@ client_addresses() {
 	done
 }
 
-# get_from SOURCE ADDRESS [PATH]: like get, with less patience: whoever is denied hears nothing.
+# get_from SOURCE ADDRESS [PATH [CURL_OPTION...]]: like get.
 get_from() {
-	client curl -sS --fail --interface "$1" --connect-timeout 1.5 --max-time 20 "$(url "${@:2}")"
+	client curl -sS --fail --interface "$1" --connect-timeout 3 --max-time 20 "${@:4}" "$(url "$2" "${3:-}")"
 }
 
 # send KIND SOURCE ADDRESS PORT RATE SECONDS: senders.py in the client.
