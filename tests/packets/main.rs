@@ -10,8 +10,11 @@ mod model;
 #[path = "../common/property.rs"]
 mod property;
 
+mod admission;
+mod allowed;
 mod answers;
 mod applied;
+mod blocklists;
 mod direct;
 mod firewall;
 mod firewall_beyond_ports;
