@@ -22,6 +22,7 @@ mod firewall_properties;
 mod forward;
 mod fragments;
 mod harness;
+mod host_traffic;
 mod icmp;
 mod malformed;
 mod not_ours;
