@@ -24,6 +24,7 @@ mod fragments;
 mod harness;
 mod host_traffic;
 mod icmp;
+mod limits;
 mod malformed;
 mod not_ours;
 mod program;
