@@ -85,8 +85,10 @@ static __noinline int admit(struct work *w, int known)
 			count_hit(w->admission, f->length);
 		return meter_facts(f);
 	}
-	w->admission = s->admission;
-	if (s->firewall) {
+	/* In this order: the stamp is of the rules that are about to be asked, or of older ones,
+	 * which has the connection judged again. */
+	w->admission = READ_ONCE(s->admission);
+	if (READ_ONCE(s->firewall)) {
 		reason = judge();
 		if (reason != GO_ON)
 			return reason;

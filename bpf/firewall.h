@@ -102,20 +102,19 @@ static long try_level(__u64 index __attribute__((unused)), void *unused __attrib
 }
 
 /*
- * The rule for the packet of `scratch`, in w->admission as conn.admission has it. GO_ON, or the
- * reason why the packet is not let in. Not static: see track().
+ * The rule for the packet of `scratch`, put into w->admission, which says already of which rules.
+ * GO_ON, or the reason why the packet is not let in. Not static: see track().
  */
 __noinline int judge(void)
 {
 	struct work *w = array_at(scratch, 0);
-	const struct settings *s = array_at(settings, 0);
 	struct fw_prefix_key key = {.prefixlen = 128};
 	const struct fw_prefix *prefix;
 	const struct facts *f;
 	struct rule_match *m;
 	__u32 rule;
 
-	if (!w || !s)
+	if (!w)
 		return REASON_TABLE_FULL;
 	f = &w->facts;
 	m = &w->matched;
@@ -146,7 +145,7 @@ __noinline int judge(void)
 	if (f->spared && rule == (DEFAULT_RULE | RULE_DENIES))
 		return GO_ON;
 	count_hit(rule, f->length);
-	w->admission = (s->admission & ~RULE_MASK) | (rule & RULE_MASK);
+	w->admission = (w->admission & ~RULE_MASK) | (rule & RULE_MASK);
 	return rule & RULE_DENIES ? REASON_FIREWALL : GO_ON;
 }
 

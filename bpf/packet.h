@@ -105,8 +105,9 @@ struct facts {
 	__u8 ttl;
 	__u8 established; /* the entry stands in conntrack, not in opening */
 	__u8 kind;	  /* enum packet_kind */
+	__u8 missed;	  /* conntrack has no entry for it */
 	__u8 spared;	  /* 1: the firewall's default does not deny it */
-	__u8 pad[2];
+	__u8 pad;
 	__be32 fragment_id;
 	__u32 fragment_offset; /* bytes */
 	__u32 headers_end;

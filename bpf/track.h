@@ -190,7 +190,7 @@ static __noinline int open_connection(struct work *w, int stale)
 		forget(f->family, &f->flow, c);
 	}
 	/* A reset without a connection goes by hash alone: it makes none. */
-	recorded = !(f->tcp_flags & TCP_RST) && may_record(f);
+	recorded = !(f->tcp_flags & TCP_RST) && (w->has_room || may_record(f));
 
 	__builtin_memset(c, 0, sizeof(*c));
 	c->conn.backend = id;
@@ -385,14 +385,18 @@ static __always_inline __u32 service_of(const struct conn *c)
 __noinline int track(void)
 {
 	struct work *w = array_at(scratch, 0);
-	int found, is_client, goes_on, reason = GO_ON;
+	int asks, found, is_client, goes_on, reason = GO_ON;
 	const struct vip *vip;
 	struct facts *f;
 
 	if (!w)
 		return REASON_TABLE_FULL;
 	f = &w->facts;
-	found = find_connection(f->family, &f->flow, &w->c);
+	/* Too many at once are not looked up among the half-open ones, of which one may be a
+	 * retransmission: by hash it goes where its entry would say. */
+	asks = f->missed && opens_tcp(f);
+	w->has_room = asks && may_record(f);
+	found = asks && !w->has_room ? -1 : find_connection(f->family, &f->flow, &w->c);
 	f->established = found > 0;
 	is_client = found >= 0 && !(w->c.conn.flags & CONN_REPLY);
 	goes_on = found >= 0 && !is_stale(w);
@@ -428,6 +432,7 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 	f->ttl = p->ttl;
 	f->established = 0;
 	f->kind = p->kind;
+	f->missed = 0;
 	f->spared = 0;
 	f->fragment_id = p->fragment_id;
 	f->fragment_offset = p->fragment_offset;
@@ -458,15 +463,17 @@ static __always_inline struct work *describe_ipv6(const struct packet *p, const 
 	return w;
 }
 
-/* The connection of the packet, which it may have made or changed, in *c. */
+/* The connection of the packet, which it may have made or changed, in *c. `missed`: conntrack has
+ * been looked into. */
 static __always_inline int track_ipv4(const struct packet *p, const struct flow4 *flow,
-				      struct conn4 **c)
+				      struct conn4 **c, int missed)
 {
 	struct work *w = describe_ipv4(p, flow);
 	int reason;
 
 	if (!w)
 		return REASON_TABLE_FULL;
+	w->facts.missed = missed;
 	reason = track();
 	narrow_conn(&w->c, &w->narrow);
 	*c = &w->narrow;
@@ -474,13 +481,14 @@ static __always_inline int track_ipv4(const struct packet *p, const struct flow4
 }
 
 static __always_inline int track_ipv6(const struct packet *p, const struct flow6 *flow,
-				      struct conn6 **c)
+				      struct conn6 **c, int missed)
 {
 	struct work *w = describe_ipv6(p, flow);
 
 	if (!w)
 		return REASON_TABLE_FULL;
 	*c = &w->c;
+	w->facts.missed = missed;
 	return track();
 }
 

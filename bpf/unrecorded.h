@@ -44,6 +44,12 @@ static __always_inline struct pending *pending_of(const struct flow6 *reply)
 		 : NULL;
 }
 
+static __always_inline int opens_tcp(const struct facts *f)
+{
+	return f->flow.protocol == IPPROTO_TCP &&
+	       (f->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
 /* Whether the new flow of `scratch` may have an entry. Kinds are counted apart: a flood of one does
  * not take another's. */
 static __always_inline int may_record(const struct facts *f)
@@ -54,7 +60,7 @@ static __always_inline int may_record(const struct facts *f)
 	if (!s)
 		return 0;
 	if (f->flow.protocol == IPPROTO_TCP)
-		kind = (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? FLOW_SYN : FLOW_TCP;
+		kind = opens_tcp(f) ? FLOW_SYN : FLOW_TCP;
 	return spend(array_at(new_flows, kind), s->new_flows);
 }
 

@@ -37,7 +37,7 @@ static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *fl
 					struct conn4 **c, const struct backend **b)
 {
 	struct recent4 *r = recent_of4(flow);
-	int reason;
+	int reason, missed = 0;
 
 	/* A first fragment leaves its ports for the others. */
 	if (unlikely(p->kind != WHOLE_PACKET))
@@ -52,8 +52,9 @@ static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *fl
 		keep_recent4(r, flow, *c);
 		return meter_ipv4(p, flow, &(*c)->conn);
 	}
+	missed = !*c;
 track:
-	reason = track_ipv4(p, flow, c);
+	reason = track_ipv4(p, flow, c, missed);
 	if (reason == GO_ON)
 		*b = array_at(backends, (*c)->conn.backend);
 	return reason;
@@ -109,7 +110,7 @@ static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *fl
 					struct conn6 **c, const struct backend **b)
 {
 	struct recent6 *r = recent_of6(flow);
-	int reason;
+	int reason, missed = 0;
 
 	/* A first fragment leaves its ports for the others. */
 	if (unlikely(p->kind != WHOLE_PACKET))
@@ -124,8 +125,9 @@ static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *fl
 		keep_recent6(r, flow, *c);
 		return meter_ipv6(p, flow, &(*c)->conn);
 	}
+	missed = !*c;
 track:
-	reason = track_ipv6(p, flow, c);
+	reason = track_ipv6(p, flow, c, missed);
 	if (reason == GO_ON)
 		*b = array_at(backends, (*c)->conn.backend);
 	return reason;

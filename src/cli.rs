@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{value_parser, Args, Parser, Subcommand, ValueEnum};
 
+use crate::datapath::view::source_of;
 use crate::prefix::Prefix;
 
 /// Where the maps are pinned unless the file or the command line says otherwise.
@@ -71,19 +73,84 @@ pub enum Command {
         #[command(flatten)]
         look: Look,
     },
+    /// The rules and blocklists, with what each has decided
+    Firewall {
+        /// What to look at and how to print it
+        #[command(flatten)]
+        look: Look,
+    },
+    /// The [[dos]] policies, and the sources that they hold blocked
+    Dos {
+        /// What to do instead of printing them
+        #[command(subcommand)]
+        command: Option<DosCommand>,
+        /// What to look at and how to print it
+        #[command(flatten)]
+        look: Look,
+    },
+    /// Packets, bytes and connections by protocol, service and backend
+    Stats {
+        /// What goes through in a second, measured over so many seconds each time, until SIGINT
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "1",
+            value_parser = seconds
+        )]
+        watch: Option<Duration>,
+        /// What to look at and how to print it
+        #[command(flatten)]
+        look: Look,
+    },
     /// On a backend: take IPIP and GUE headers off in XDP, until SIGINT or SIGTERM
     Decap(DecapOptions),
 }
 
-/// What every command that only looks takes.
+/// Commands of `dos`.
+#[derive(Debug, Subcommand)]
+pub enum DosCommand {
+    /// Let go of a source, for every protocol
+    Unblock {
+        /// Its address; in IPv6, any of its /64
+        #[arg(value_name = "ADDR", value_parser = source)]
+        source: Prefix,
+    },
+}
+
+/// What every command that only looks takes, before its own commands or behind them.
 #[derive(Debug, Args)]
 pub struct Look {
     /// The instance's pin directory, datapath.pin_dir
-    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR, global = true)]
     pub pin_dir: PathBuf,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// A source of `[[dos]]` policies, by an address or as `xdplb dos` prints it.
+fn source(text: &str) -> Result<Prefix, String> {
+    let prefix: Prefix = text.parse().map_err(|error| format!("it {error}"))?;
+    let address = prefix.address().to_canonical();
+    let source = source_of(address);
+    if prefix == Prefix::of(prefix.address()) || prefix == source {
+        Ok(source)
+    } else {
+        Err("sources are IPv4 addresses and IPv6 /64 prefixes: `xdplb dos` lists them".into())
+    }
+}
+
+/// An interval; short ones would show nothing but the clock's ticks.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const SHORTEST: f64 = 0.1;
+    const LONGEST: f64 = 86_400.0;
+    let seconds: Option<f64> = text.parse().ok();
+    seconds
+        .filter(|seconds| (SHORTEST..=LONGEST).contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("write a number of seconds from {SHORTEST} to {LONGEST}"))
 }
 
 /// What `decap` takes.

@@ -1,11 +1,12 @@
 //! The `xdplb` command: parses the command line, runs one command, turns its error into an exit status.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use xdplb::cli::{Cli, Command};
+use xdplb::cli::{Cli, Command, DosCommand};
+use xdplb::config::{self, blocklist};
 use xdplb::{commands, daemon, decap};
 
 /// It failed while running.
@@ -57,6 +58,20 @@ fn run(cli: Cli) -> Result<(), Failure> {
             look,
         } => commands::conns::run(&look, &filter, count, out),
         Command::Drops { look } => commands::drops::run(&look, out),
+        Command::Firewall { look } => commands::firewall::run(&look, out),
+        Command::Dos {
+            command: None,
+            look,
+        } => commands::dos::run(&look, out),
+        Command::Dos {
+            command: Some(DosCommand::Unblock { source }),
+            look,
+        } => commands::dos::unblock(&look, source, out),
+        Command::Stats { watch: None, look } => commands::stats::run(&look, out),
+        Command::Stats {
+            watch: Some(interval),
+            look,
+        } => commands::rates::run(&look, interval, io::stdout().is_terminal(), out),
         Command::Decap(options) => {
             return decap::run(&options).map_err(|error| Failure {
                 status: FAILED,
@@ -81,12 +96,17 @@ fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 fn check(file: &std::path::Path, out: &mut impl io::Write, json: bool) -> Result<(), Failure> {
-    let loaded = xdplb::config::load(file).map_err(|error| Failure {
+    let wrong = |error: &dyn std::fmt::Display| Failure {
         status: WRONG,
         message: error.to_string(),
-    })?;
-    let mtus = commands::check::mtus(&loaded.config.datapath.interfaces);
-    match commands::check::print(&loaded.config, &loaded.warnings, &mtus, out, json) {
+    };
+    let config::Loaded { config, warnings } = config::load(file).map_err(|error| wrong(&error))?;
+    let blocklists = blocklist::load_all(&config, file, &Default::default());
+    let blocklists = blocklists.map_err(|error| wrong(&error))?;
+    let firewall = commands::check::compile(&config, &blocklists).map_err(|error| wrong(&error))?;
+    let mtus = commands::check::mtus(&config.datapath.interfaces);
+    let firewall = firewall.as_deref();
+    match commands::check::print(&config, &warnings, &mtus, firewall, out, json) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
             status: FAILED,
             message: format!("cannot print: {error}"),

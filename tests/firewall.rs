@@ -164,9 +164,9 @@ fn check_shape(firewall: &Firewall, limits: &Limits) {
 fn first_match_in_file_order() {
     let strategy = (
         model::firewall(24),
-        prop::collection::vec(model::packet(), 40),
+        prop::collection::vec(model::packet(), 30),
     );
-    property::check(4000, &strategy, |((wanted, lists), packets)| {
+    property::check(3000, &strategy, |((wanted, lists), packets)| {
         let firewall = compiled(None, &wanted, &lists);
         check_shape(&firewall, &LIMITS);
         for packet in packets {

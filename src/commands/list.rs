@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::{text, Error};
 use crate::cli::Look;
 use crate::config::{PortRange, Protocol};
-use crate::datapath::view::{Connection, Service, Traffic};
+use crate::datapath::connections::Entry;
+use crate::datapath::view::{Connection, Exchange, Service};
 use crate::datapath::View;
 
 /// The only scheduler there is.
@@ -80,18 +81,17 @@ pub fn run(look: &Look, stats: bool, out: &mut impl Write) -> Result<(), Error> 
 
 /// A service's two address families are one service again.
 fn rows(services: BTreeMap<u32, Service>, connections: &[Connection]) -> Vec<ServiceRow> {
-    let counts = count(connections);
+    let counts = count(connections, |entry| entry.backend);
     let mut rows: Vec<ServiceRow> = Vec::new();
     for service in services.into_values() {
         let backends = service.backends.iter().map(|(id, backend)| {
             let (active, inactive) = counts.get(id).copied().unwrap_or_default();
-            let Traffic {
+            let Exchange {
                 packets_in,
                 bytes_in,
                 packets_out,
                 bytes_out,
-                connections,
-            } = backend.traffic;
+            } = backend.traffic.total();
             BackendRow {
                 name: backend.name.clone(),
                 address: backend.address,
@@ -105,7 +105,7 @@ fn rows(services: BTreeMap<u32, Service>, connections: &[Connection]) -> Vec<Ser
                 bytes_in,
                 packets_out,
                 bytes_out,
-                connections,
+                connections: backend.traffic.opened,
             }
         });
         let bindings = service.vips.iter().flat_map(|(&vip, protocols)| {
@@ -143,11 +143,15 @@ fn distinct<T: ToString + Ord>(values: impl Iterator<Item = T>) -> Vec<String> {
         .collect()
 }
 
-/// Connections by backend id: active ones (established TCP, UDP) and the others, as IPVS tells them apart.
-fn count(connections: &[Connection]) -> BTreeMap<u32, (u64, u64)> {
-    let mut counts: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+/// Connections by what `key` tells them apart by: active ones (established TCP, UDP) and the others, as
+/// IPVS tells them apart.
+pub(super) fn count<K: Ord>(
+    connections: &[Connection],
+    key: impl Fn(&Entry) -> K,
+) -> BTreeMap<K, (u64, u64)> {
+    let mut counts: BTreeMap<K, (u64, u64)> = BTreeMap::new();
     for connection in connections {
-        let (active, inactive) = counts.entry(connection.entry.backend).or_default();
+        let (active, inactive) = counts.entry(key(&connection.entry)).or_default();
         match connection.state {
             "established" | "udp" => *active += 1,
             _ => *inactive += 1,

@@ -3,9 +3,16 @@
 
 pub mod check;
 pub mod conns;
+pub mod dos;
 pub mod drops;
+pub mod firewall;
 pub mod list;
+pub mod rates;
+pub mod stats;
 mod text;
+
+use crate::config::Prefix;
+use crate::daemon::signals;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +20,12 @@ pub enum Error {
     /// The maps could not be read.
     #[error(transparent)]
     Datapath(#[from] crate::datapath::Error),
+    /// A source that there is nothing to let go of.
+    #[error("{0} is not blocked; `xdplb dos` lists the sources that are")]
+    NotBlocked(Prefix),
+    /// Signals.
+    #[error(transparent)]
+    Signals(#[from] signals::Error),
     /// Nothing could be printed.
     #[error(transparent)]
     Output(#[from] std::io::Error),

@@ -55,9 +55,54 @@ pub fn columns(out: &mut impl Write, rows: &[Vec<String>], right: &[usize]) -> i
     Ok(())
 }
 
+/// A rate in three figures: `7.5`, `820`, `1.25M`.
+pub fn short(rate: f64) -> String {
+    const UNITS: [&str; 5] = ["", "k", "M", "G", "T"];
+    let mut scaled = rate;
+    let mut unit = 0;
+    // What would be rounded to 1000 is of the next unit.
+    while scaled >= 999.5 && unit + 1 < UNITS.len() {
+        scaled /= 1000.0;
+        unit += 1;
+    }
+    let decimals = match scaled {
+        _ if unit == 0 => usize::from(scaled < 99.95 && scaled.fract() != 0.0),
+        below if below < 9.995 => 2,
+        below if below < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{scaled:.decimals$}{}", UNITS[unit])
+}
+
 /// Indented JSON and a line's end.
 pub fn json(out: &mut impl Write, value: &impl Serialize) -> Result<(), super::Error> {
     serde_json::to_writer_pretty(&mut *out, value)?;
     writeln!(out)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_figures() {
+        for (rate, text) in [
+            (0.0, "0"),
+            (0.3, "0.3"),
+            (7.5, "7.5"),
+            (12.0, "12"),
+            (820.4, "820"),
+            (999.4, "999"),
+            (999.6, "1.00k"),
+            (1254.0, "1.25k"),
+            (99_960.0, "100k"),
+            (999_600.0, "1.00M"),
+            (1.25e6, "1.25M"),
+            (9.4e10, "94.0G"),
+            (2.0e15, "2000T"),
+        ] {
+            assert_eq!(short(rate), text, "{rate}");
+        }
+    }
 }

@@ -27,24 +27,35 @@ pub fn locate(config: &Path, blocklist: &Path) -> PathBuf {
     }
 }
 
-/// Reads every blocklist that `config` names, which was read from `file`. One that holds what it holds
-/// in `known` is the same allocation.
+/// Reads every blocklist that `config` names, which was read from `file`, one after the other. One that
+/// holds what it holds in `known` is the same allocation.
+pub fn read<'a>(
+    config: &'a Config,
+    file: &'a Path,
+    known: &'a Contents,
+) -> impl Iterator<Item = (&'a PathBuf, Result<Arc<[Prefix]>, Error>)> {
+    let firewall = config.firewall.iter();
+    let paths = firewall.flat_map(|firewall| &firewall.blocklists);
+    paths.map(move |path| {
+        let prefixes = load(&locate(file, path)).map(|prefixes| {
+            let same = known.get(path).filter(|known| ***known == *prefixes);
+            same.map_or_else(|| prefixes.into(), Arc::clone)
+        });
+        (path, prefixes)
+    })
+}
+
+/// [`read`], all or nothing.
 ///
 /// # Errors
 ///
 /// [`Error::Blocklists`] with what is wrong in each of them.
 pub fn load_all(config: &Config, file: &Path, known: &Contents) -> Result<Contents, Error> {
-    let paths = config
-        .firewall
-        .iter()
-        .flat_map(|firewall| &firewall.blocklists);
     let mut contents = Contents::new();
     let mut errors = Vec::new();
-    for path in paths {
-        match load(&locate(file, path)) {
+    for (path, prefixes) in read(config, file, known) {
+        match prefixes {
             Ok(prefixes) => {
-                let same = known.get(path).filter(|known| ***known == *prefixes);
-                let prefixes = same.map_or_else(|| prefixes.into(), Arc::clone);
                 contents.insert(path.clone(), prefixes);
             }
             Err(error) => errors.push(error),

@@ -508,11 +508,11 @@ impl Service {
 }
 
 impl Policy {
-    /// The TCP flags that have to be set, as `lb.toml` writes them: `syn,ack`. Empty: every packet.
-    pub fn flag_names(&self) -> String {
+    /// The TCP flags that have to be set, as `lb.toml` writes them. None: every packet.
+    pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
         let (_, set) = self.tcp_flags;
-        let named = TCP_FLAGS.iter().filter(|(_, bit)| set & bit != 0);
-        named.map(|(name, _)| *name).collect::<Vec<_>>().join(",")
+        let named = TCP_FLAGS.iter().filter(move |(_, bit)| set & bit != 0);
+        named.map(|(name, _)| *name)
     }
 }
 

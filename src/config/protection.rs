@@ -99,6 +99,19 @@ fn warn_of_nobody(firewall: &raw::Firewall, report: &mut Report) {
 
 /// Protocol, source port, port.
 type Conditions = (RuleProtocol, PortRange, PortRange);
+const EVERYTHING: Conditions = (RuleProtocol::Any, PortRange::ANY, PortRange::ANY);
+
+impl raw::Rule {
+    /// Its source and the rest of its conditions. `None`: one is wrong, and reported.
+    fn conditions(&self) -> Option<(Option<Prefix>, Conditions)> {
+        let conditions = (
+            self.protocol?.value,
+            self.source_port?.value,
+            self.port?.value,
+        );
+        Some((self.source?.value, conditions))
+    }
+}
 
 /// Warns of rules that an earlier one leaves nothing of. Sees one whose every condition is the same or
 /// wider where the wider one is a prefix, "any", or "icmp" for one of its two protocols: that is what is
@@ -107,13 +120,10 @@ fn warn_of_covered(rules: &[raw::Rule], report: &mut Report) {
     let mut earlier: HashMap<Option<Prefix>, HashMap<Conditions, &raw::Rule>> = HashMap::new();
     let mut lengths: BTreeMap<Family, BTreeSet<u8>> = BTreeMap::new();
     for rule in rules {
-        let (Some(source), Some(protocol), Some(source_port), Some(port)) =
-            (rule.source, rule.protocol, rule.source_port, rule.port)
-        else {
+        let Some((source, conditions)) = rule.conditions() else {
             continue;
         };
-        let conditions = (protocol.value, source_port.value, port.value);
-        let around = source.value.into_iter().flat_map(|prefix| {
+        let around = source.into_iter().flat_map(|prefix| {
             let family = Family::of(prefix.address());
             let known = lengths.get(&family).into_iter().flatten();
             known
@@ -125,19 +135,12 @@ fn warn_of_covered(rules: &[raw::Rule], report: &mut Report) {
             .filter_map(|source| earlier.get(&source))
             .find_map(|rules| wider(conditions).find_map(|conditions| rules.get(&conditions)));
         if let Some(covering) = covering {
-            let everything = covering.source.is_some_and(|source| source.value.is_none())
-                && covering
-                    .protocol
-                    .is_some_and(|protocol| protocol.value == RuleProtocol::Any)
-                && [covering.source_port, covering.port]
-                    .iter()
-                    .all(|ports| ports.is_some_and(|ports| ports.value == PortRange::ANY));
+            let everything = covering.conditions() == Some((None, EVERYTHING));
             let message = format!(
-                "{}{} can never match: {} ({}) matches all of it before; remove one, or change their \
-                 order",
+                "{}{} can never match: the rule at {} matches all of it before; remove one, or change \
+                 their order",
                 rule.what,
                 if everything { " and those after it" } else { "" },
-                covering.what,
                 report.place(covering.at),
             );
             report.warning(rule.at, message);
@@ -145,11 +148,11 @@ fn warn_of_covered(rules: &[raw::Rule], report: &mut Report) {
                 return;
             }
         }
-        if let Some(prefix) = source.value {
+        if let Some(prefix) = source {
             let family = Family::of(prefix.address());
             lengths.entry(family).or_default().insert(prefix.length());
         }
-        let same_source = earlier.entry(source.value).or_default();
+        let same_source = earlier.entry(source).or_default();
         same_source.entry(conditions).or_insert(rule);
     }
 }

@@ -4,12 +4,13 @@
 //! Owns the order of things. What the maps are to hold is worked out in [`crate::state`], facts of the
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
+mod blocklists;
 mod mtus;
 pub(crate) mod ports;
 pub(crate) mod signals;
 mod sweeping;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 
 use crate::capabilities;
+use crate::config::blocklist::{self, Contents};
 use crate::config::{self, Config, Family, Forward};
 use crate::datapath::pins::PinDir;
 use crate::datapath::{self, Datapath, Settings};
@@ -85,8 +87,9 @@ pub fn run(file: &Path) -> Result<(), Error> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
+    let blocklists = blocklist::load_all(&loaded.config, file, &Contents::new())?;
     capabilities::check()?;
-    let mut daemon = Daemon::start(file, loaded.config)?;
+    let mut daemon = Daemon::start(file, loaded.config, blocklists)?;
     daemon.serve()
 }
 
@@ -94,6 +97,7 @@ pub fn run(file: &Path) -> Result<(), Error> {
 struct Daemon {
     file: PathBuf,
     config: Config,
+    blocklists: Contents,
     // Stopped before the datapath goes.
     sweeping: Sweeping,
     datapath: Datapath,
@@ -118,7 +122,7 @@ struct Watch {
 
 impl Daemon {
     /// Everything that can fail does so here, before any packet is touched, but for attaching itself.
-    fn start(file: &Path, config: Config) -> Result<Self, Error> {
+    fn start(file: &Path, config: Config, blocklists: Contents) -> Result<Self, Error> {
         let mut neighbours = Neighbours::open()?;
         let ports = Ports::find(&config, &neighbours)?;
         let pins = PinDir::open(&config.datapath.pin_dir)?;
@@ -127,7 +131,13 @@ impl Daemon {
 
         neighbours.track(targets(&config));
         wait_for_answers(&mut neighbours, &targets(&config))?;
-        let desired = plan(&Desired::default(), &config, &neighbours, &ports)?;
+        let desired = plan(
+            &Desired::default(),
+            &config,
+            &blocklists,
+            &neighbours,
+            &ports,
+        )?;
         let faults = faults(&config, &desired, &neighbours, &ports);
         log_faults(&config, &Faults::new(), &faults);
         let mut mtus = Mtus::default();
@@ -144,6 +154,7 @@ impl Daemon {
                     source,
                 }
             })?;
+        blocklists::log_changes(&Contents::new(), &blocklists);
         info!(
             "balancing {} services over {modes}; maps in {}",
             config.services.len(),
@@ -152,6 +163,7 @@ impl Daemon {
         Ok(Daemon {
             file: file.into(),
             config,
+            blocklists,
             sweeping,
             datapath,
             ports,
@@ -204,8 +216,7 @@ impl Daemon {
     fn follow(&mut self) {
         self.ports
             .follow(&self.config, &self.neighbours, &mut self.datapath);
-        let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports);
-        match next.and_then(|next| self.put_in_force(next)) {
+        match self.plan().and_then(|next| self.put_in_force(next)) {
             Ok(()) => {}
             Err(error) => {
                 error!("the network has changed, and the datapath could not follow: {error}")
@@ -227,11 +238,22 @@ impl Daemon {
             self.sweeping.purge(&self.desired);
         }
         if deferred {
-            let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports)?;
+            let next = self.plan()?;
             self.write(&next)?;
             self.desired = next;
         }
         Ok(())
+    }
+
+    /// What the file, the blocklists and the network ask for now.
+    fn plan(&self) -> Result<Desired, Error> {
+        plan(
+            &self.desired,
+            &self.config,
+            &self.blocklists,
+            &self.neighbours,
+            &self.ports,
+        )
     }
 
     fn write(&mut self, next: &Desired) -> Result<(), Error> {
@@ -269,6 +291,7 @@ impl Daemon {
         if config.limits != self.config.limits {
             return Err(Error::NeedsRestart("[limits]"));
         }
+        let blocklists = blocklists::reload(&config, &self.file, &self.blocklists)?;
         for warning in &warnings {
             warn!("{warning}");
         }
@@ -278,8 +301,10 @@ impl Daemon {
         self.ports
             .add(&config, &self.neighbours, &mut self.datapath)?;
         let former = std::mem::replace(&mut self.config, config);
+        let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
         if let Err(error) = self.adopt(&former) {
             self.config = former;
+            self.blocklists = former_lists;
             self.ports.keep_only(&former_ports, &mut self.datapath);
             self.neighbours.track(targets(&self.config));
             // The plan before, should some of the new one have been written.
@@ -291,6 +316,7 @@ impl Daemon {
         self.ports
             .keep_only(&self.config.datapath.interfaces, &mut self.datapath);
         logging::reconfigure(self.config.log);
+        blocklists::log_changes(&former_lists, &self.blocklists);
         self.sweeping.set_timeouts(&self.config.timeouts);
         // Whoever reloads hears again what is still wrong.
         self.mtus.forget();
@@ -306,7 +332,7 @@ impl Daemon {
         self.neighbours.track(targets.iter().cloned());
         let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
         wait_for_answers(&mut self.neighbours, &new)?;
-        let next = plan(&self.desired, &self.config, &self.neighbours, &self.ports)?;
+        let next = self.plan()?;
         self.put_in_force(next)
     }
 
@@ -430,6 +456,7 @@ fn log_faults(config: &Config, known: &Faults, current: &Faults) {
 fn plan(
     previous: &Desired,
     config: &Config,
+    blocklists: &Contents,
     neighbours: &Neighbours,
     ports: &Ports,
 ) -> Result<Desired, Error> {
@@ -447,7 +474,7 @@ fn plan(
         previous,
         config,
         &World {
-            blocklists: &BTreeMap::new(),
+            blocklists,
             hop: &hop,
             sources: &sources,
         },

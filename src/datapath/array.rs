@@ -6,6 +6,7 @@
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libbpf_rs::MapCore;
 use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
@@ -124,6 +125,17 @@ impl<T: Plain + Copy + Default> Array<T> {
             }
         }
         changed
+    }
+
+    /// Adds one to the element's first word, whoever else does so too. As [`Array::set`] beyond the end.
+    pub fn increment(&self, index: u32) {
+        let first = self.words(index).and_then(|mut words| words.next());
+        if let Some(at) = first.filter(|_| self.writable) {
+            // SAFETY: an aligned address within the mapping, which is writable and lives as long as `self`;
+            // others access it with atomic instructions or as whole words.
+            let word = unsafe { AtomicU64::from_ptr(at.as_ptr()) };
+            word.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn words(&self, index: u32) -> Option<impl Iterator<Item = NonNull<u64>>> {

@@ -3,6 +3,7 @@
 //! Owns the order: levels and steps go where no packet looks, then the trie's nodes are pointed there, so
 //! that each packet meets either the rules before or the new ones. What they are is [`crate::state`]'s.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
@@ -41,8 +42,10 @@ struct Half {
     step: u32,
 }
 
-/// The trie's nodes, key and value as the map has them.
-type Nodes = HashMap<[u8; size_of::<abi::fw_prefix_key>()], abi::fw_prefix>;
+/// A key of the trie as the map has it.
+type Key = [u8; size_of::<abi::fw_prefix_key>()];
+/// The trie's nodes.
+type Nodes = HashMap<Key, abi::fw_prefix>;
 
 impl Firewall {
     pub(super) fn new(map: impl Fn(&str) -> Result<MapHandle, Error>) -> Result<Self, Error> {
@@ -65,7 +68,7 @@ impl Firewall {
 
     /// Puts the rules and blocklists in force; without a firewall does nothing, which is
     /// [`Firewall::clear`]'s part. Nothing is looked at when it is the one that was written last: a plan is
-    /// made whenever a neighbour changes, and there may be millions of prefixes.
+    /// made whenever a neighbour changes, and comparing half a million prefixes takes half a second.
     pub(super) fn write(&mut self, desired: Option<&Arc<state::Firewall>>) -> Result<(), Error> {
         let Some(firewall) = desired else {
             return Ok(());
@@ -83,20 +86,34 @@ impl Firewall {
         };
         self.describe(firewall)?;
 
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut new = Vec::new();
         for (prefix, node) in &firewall.prefixes {
             let key = prefix_key(prefix);
             let value = prefix_value(*node, half);
             let known = live.remove(bytes_of(&key));
             if known.is_none_or(|known| bytes_of(&known) != bytes_of(&value)) {
-                keys.extend_from_slice(bytes_of(&key));
-                values.extend_from_slice(bytes_of(&value));
+                new.push((key, value));
             }
         }
-        let obsolete: Vec<u8> = live.into_keys().flatten().collect();
-        self.changed |= !keys.is_empty() || !obsolete.is_empty();
+        let mut obsolete: Vec<Key> = live.into_keys().collect();
+        // A node decides for sources that have no longer one of the same rules. So the longest come first,
+        // before a shorter one is changed, and the longest go last, when no shorter one is left that was
+        // never meant for their sources.
+        new.sort_by_key(|(key, _)| Reverse(key.prefixlen));
+        obsolete.sort_by_key(|key| from_bytes(key).map(|key: abi::fw_prefix_key| key.prefixlen));
+        self.changed |= !new.is_empty() || !obsolete.is_empty();
+        let keys: Vec<u8> = new
+            .iter()
+            .flat_map(|(key, _)| bytes_of(key))
+            .copied()
+            .collect();
+        let values: Vec<u8> = new
+            .iter()
+            .flat_map(|(_, value)| bytes_of(value))
+            .copied()
+            .collect();
         let written = batch::update(&self.prefixes, &keys, &values)
-            .and_then(|()| batch::delete(&self.prefixes, &obsolete));
+            .and_then(|()| batch::delete(&self.prefixes, &obsolete.concat()));
         self.released = Some(Instant::now());
         written?;
         self.applied = Some(Some(Arc::clone(firewall)));
@@ -244,18 +261,20 @@ impl Firewall {
     }
 }
 
-/// Whether two descriptions are of one rule, changed perhaps: rules go by their names, those without
-/// one by what they say.
+/// Whether two descriptions are of one rule, changed perhaps: it has kept its name, or else what it says.
 fn same_rule(a: &abi::fw_rule, b: &abi::fw_rule) -> bool {
-    let wherever = |rule: &abi::fw_rule| abi::fw_rule {
+    let conditions = |rule: &abi::fw_rule| abi::fw_rule {
         position: 0,
+        prefixes: 0,
+        name: name_to(""),
         ..*rule
     };
+    let same_name = a.name == b.name;
     a.kind == b.kind
-        && if a.name[0] == 0 && u32::from(a.kind) == abi::rule_kind::RULE_OF_FILE.0 {
-            bytes_of(&wherever(a)) == bytes_of(&wherever(b))
+        && if u32::from(a.kind) == abi::rule_kind::RULE_OF_FILE.0 {
+            same_name && a.name[0] != 0 || bytes_of(&conditions(a)) == bytes_of(&conditions(b))
         } else {
-            a.name == b.name
+            same_name
         }
 }
 

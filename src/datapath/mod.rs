@@ -188,6 +188,10 @@ const _: () = {
     assert!(config::NAME_LIMIT + 1 == limit::NAME_LENGTH.0 as usize);
     assert!(state::NAT_SOURCE_LIMIT == limit::NAT_SOURCE_LIMIT.0 as usize);
     assert!(state::filter::WORDS == limit::FILTER_WORDS.0 as usize);
+    assert!(config::POLICY_LIMIT == limit::POLICY_LIMIT.0 as usize);
+    assert!(state::firewall::PREFIX_LIMIT == limit::PREFIX_LIMIT.0 as usize);
+    assert!(state::firewall::LEVEL_LIMIT == limit::LEVEL_LIMIT.0 as usize);
+    assert!(state::firewall::DEFAULT_ID == limit::DEFAULT_RULE.0);
 };
 
 /// The sizes of the maps that `[limits]` sets, by name.

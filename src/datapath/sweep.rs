@@ -9,7 +9,8 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use log::debug;
 use plain::Plain;
 
-use super::abi::{self, from_bytes, settings, Flow};
+use super::abi::{self, conn_state, from_bytes, settings, Flow};
+use super::array::Array;
 use super::clock::Clock;
 use super::connections::{self, Entry, Family, V4, V6};
 use super::{batch, Datapath, Error};
@@ -19,6 +20,13 @@ pub struct Sweeper {
     settings: MapHandle,
     epoch: MapHandle,
     tables: [(MapHandle, MapHandle, MapHandle); 2],
+    ends: Ends,
+}
+
+/// Where it is counted that a connection has ended without the datapath seeing it.
+struct Ends {
+    backends: Array<abi::backend>,
+    expired: Array<abi::expiries>,
 }
 
 /// What a sweep did.
@@ -51,6 +59,10 @@ impl Datapath {
                 (map("conntrack")?, map("opening")?, map("nat_ports")?),
                 (map("conntrack6")?, map("opening6")?, map("nat_ports6")?),
             ],
+            ends: Ends {
+                backends: Array::map_read_only(&map("backends")?)?,
+                expired: Array::map(&map("expired")?)?,
+            },
         })
     }
 }
@@ -69,6 +81,7 @@ impl Sweeper {
             settings,
             clock,
             still_bound,
+            ends: &self.ends,
         };
         let mut swept = Swept::default();
         let [v4, v6] = &self.tables;
@@ -112,6 +125,24 @@ struct Pass<'a> {
     settings: settings,
     clock: Clock,
     still_bound: &'a StillBound<'a>,
+    ends: &'a Ends,
+}
+
+impl Ends {
+    /// Counts the end of the connection that the entry was of: once, with its client's direction, and not
+    /// again if the datapath has seen it end. One whose backend is gone has been counted with that.
+    fn count(&self, entry: &Entry) {
+        let closed = conn_state(entry.state.into()) == conn_state::CONN_CLOSED;
+        let backend = self.backends.get(entry.backend);
+        let there = backend.is_some_and(|backend| {
+            backend.forward != 0
+                // Unusable at the moment, or the one that the connection was for.
+                && (backend.generation == 0 || backend.generation == entry.generation)
+        });
+        if !entry.is_reply() && !closed && there {
+            self.expired.increment(entry.backend);
+        }
+    }
 }
 
 impl Pass<'_> {
@@ -124,14 +155,14 @@ impl Pass<'_> {
         // Keys of the directions whose other one is alive: an idle direction outlives its timeout as long
         // as the other is in use.
         let mut idle: Vec<(bool, Vec<u8>, Entry)> = Vec::new();
-        let mut unbound: Vec<(bool, Vec<u8>)> = Vec::new();
+        let mut unbound: Vec<(bool, Vec<u8>, Entry)> = Vec::new();
         let mut in_use: HashSet<Flow> = HashSet::new();
         let mut held: HashSet<Flow> = HashSet::new();
         for (is_established, map) in [(true, established), (false, opening)] {
             connections::for_each::<F>(map, |key, entry| {
                 swept.entries += 1;
                 if !(self.still_bound)(&entry.client_flow(), entry.backend) {
-                    unbound.push((is_established, key.to_vec()));
+                    unbound.push((is_established, key.to_vec(), entry));
                 } else if self.too_old(entry.state, entry.last_seen) {
                     idle.push((is_established, key.to_vec(), entry));
                 } else if entry.is_full_nat() {
@@ -159,15 +190,19 @@ impl Pass<'_> {
                 if entry.is_full_nat() {
                     held.insert(entry.reply_flow());
                 }
-            } else if self.remove_if_old::<F>(map, &key) {
+            } else if let Some(removed) = self.remove_if_old::<F>(map, &key) {
+                self.ends.count(&removed);
                 swept.expired += 1;
             } else if entry.is_full_nat() {
                 held.insert(entry.reply_flow());
             }
         }
-        for (is_established, key) in unbound {
+        for (is_established, key, entry) in unbound {
             let map = if is_established { established } else { opening };
-            swept.unbound += u64::from(map.delete(&key).is_ok());
+            if map.delete(&key).is_ok() {
+                self.ends.count(&entry);
+                swept.unbound += 1;
+            }
         }
         self.release_claims::<F>(claims, start, &held, swept)
     }
@@ -177,21 +212,17 @@ impl Pass<'_> {
         self.clock.now().wrapping_sub(last_seen).cast_signed() > timeout.cast_signed()
     }
 
-    /// Deletes an entry that was too old when it was read; puts it back if a packet has renewed it since.
-    fn remove_if_old<F: Family>(&self, map: &MapHandle, key: &[u8]) -> bool {
-        let Ok(Some(value)) = map.lookup_and_delete(key) else {
-            return false;
-        };
-        let entry = match (from_bytes::<F::Key>(key), from_bytes::<F::Value>(&value)) {
-            (Some(key), Some(value)) => F::entry(key, value),
-            _ => return false,
-        };
+    /// Deletes an entry that was too old when it was read, and gives it back; leaves it if a packet has
+    /// renewed it since.
+    fn remove_if_old<F: Family>(&self, map: &MapHandle, key: &[u8]) -> Option<Entry> {
+        let value = map.lookup_and_delete(key).ok()??;
+        let entry = F::entry(from_bytes(key)?, from_bytes(&value)?);
         if self.too_old(entry.state, entry.last_seen) {
-            return true;
+            return Some(entry);
         }
         // Refused if yet another packet has made it anew, which is as well.
         let _ = map.update(key, &value, MapFlags::NO_EXIST);
-        false
+        None
     }
 
     /// Lets go of ports that no connection holds. The datapath claims a port before it stores the

@@ -17,19 +17,22 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/bench.skel.rs"));
 }
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
+use xdplb::config::Prefix;
 use xdplb::config::{self, MacAddress};
-use xdplb::datapath::{Datapath, Interface, Settings};
+use xdplb::datapath::{abi, Datapath, Interface, Settings};
 use xdplb::state::{self, Desired, Hop, World};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -165,6 +168,8 @@ const OUT_NAME: &str = "xdplb-bench0";
 #[derive(Clone, Copy)]
 enum Transport {
     Tcp,
+    /// TCP's first segment.
+    Syn,
     Udp,
 }
 
@@ -181,7 +186,7 @@ enum Kind {
 
 fn main() -> Result<()> {
     second_interface()?;
-    let config = config::parse(&configuration(), Path::new("bench.toml"))?.config;
+    let config = parse("")?;
     let mut datapath = Datapath::load(&config.limits)?;
     let out = nix::net::if_::if_nametoindex(OUT_NAME)?;
     for (port, ifindex, name) in [(IN, 1, "lo"), (OUT, out, OUT_NAME)] {
@@ -195,32 +200,11 @@ fn main() -> Result<()> {
         };
         datapath.set_interface(port, &interface)?;
     }
-    let hop = |backend: &config::Backend| {
-        let address = backend.address.to_string();
-        let direct = DIRECT.iter().any(|service| service.3 == address);
-        Some(Hop {
-            mac: MacAddress(BACKEND_MAC),
-            port: if direct { IN } else { OUT },
-            on_link: true,
-        })
+    let mut balancer = Balancer {
+        datapath,
+        desired: Desired::default(),
     };
-    let desired = state::plan(
-        &Desired::default(),
-        &config,
-        &World {
-            blocklists: &std::collections::BTreeMap::new(),
-            hop: &hop,
-            sources: &[],
-        },
-    )?;
-    let settings = Settings {
-        timeouts: config.timeouts,
-        unknown_port: config.datapath.unknown_port,
-        hash_seed: 0,
-        nat_ports: (1024, 32767),
-        gue_port: config.tunnel.gue_port,
-    };
-    datapath.apply(&desired, &settings)?;
+    balancer.apply("", 0)?;
 
     libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, message| {
         eprint!("{message}")
@@ -229,13 +213,15 @@ fn main() -> Result<()> {
     let mut open = skeleton::BenchSkelBuilder::default().open(&mut storage)?;
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
-        if let Some(shared) = datapath.map(&name)? {
+        if let Some(shared) = balancer.datapath.map(&name)? {
             map.reuse_fd(shared.as_fd())?;
         }
     }
     let bench = open.load()?;
 
-    println!("{:<48} {:>7}  {:>6}", "packet", "verdict", "ns");
+    // Of new connections it is the cost that is wanted, however many there are.
+    balancer.limit_new_flows(u32::MAX)?;
+    println!("{:<56} {:>7}  {:>6}", "packet", "verdict", "ns");
     let other = packet("192.0.2.1:4242", "192.0.2.2:80", Transport::Tcp)?;
     row(
         "floor: bounds check, write, XDP_TX",
@@ -299,7 +285,218 @@ fn main() -> Result<()> {
         }
     }
     direct_rows(&bench)?;
-    turn_rows(&bench)
+    turn_rows(&bench)?;
+    flood_rows(&balancer, &bench)?;
+    firewall_rows(&mut balancer, &bench)?;
+    policy_rows(&mut balancer, &bench)
+}
+
+/// The maps, and what was put into them last.
+struct Balancer {
+    datapath: Datapath,
+    desired: Desired,
+}
+
+/// The file that the rows run against, with `protection` behind it.
+fn parse(protection: &str) -> Result<config::Config> {
+    let text = configuration() + protection;
+    Ok(config::parse(&text, Path::new("bench.toml"))?.config)
+}
+
+impl Balancer {
+    /// Puts the file in force, with a blocklist of so many prefixes should it name one.
+    fn apply(&mut self, protection: &str, blocked: u32) -> Result<()> {
+        let config = parse(protection)?;
+        let hop = |backend: &config::Backend| {
+            let address = backend.address.to_string();
+            let direct = DIRECT.iter().any(|service| service.3 == address);
+            Some(Hop {
+                mac: MacAddress(BACKEND_MAC),
+                port: if direct { IN } else { OUT },
+                on_link: true,
+            })
+        };
+        let paths = config
+            .firewall
+            .iter()
+            .flat_map(|firewall| &firewall.blocklists);
+        let prefixes: Arc<[Prefix]> = (0..blocked).map(blocked_prefix).collect();
+        let blocklists: BTreeMap<_, _> = paths
+            .map(|path| (path.clone(), Arc::clone(&prefixes)))
+            .collect();
+        self.desired = state::plan(
+            &self.desired,
+            &config,
+            &World {
+                hop: &hop,
+                sources: &[],
+                blocklists: &blocklists,
+            },
+        )?;
+        let settings = Settings {
+            timeouts: config.timeouts,
+            unknown_port: config.datapath.unknown_port,
+            hash_seed: 0,
+            nat_ports: (1024, 32767),
+            gue_port: config.tunnel.gue_port,
+        };
+        Ok(self.datapath.apply(&self.desired, &settings)?)
+    }
+
+    /// How many entries for new flows each CPU makes in a second.
+    fn limit_new_flows(&self, a_second: u32) -> Result<()> {
+        let map = self.datapath.map("settings")?.ok_or("no settings")?;
+        let key = 0_u32.to_ne_bytes();
+        let bytes = map.lookup(&key, MapFlags::ANY)?.ok_or("no settings")?;
+        let mut settings: abi::settings = abi::from_bytes(&bytes).ok_or("other settings")?;
+        settings.new_flows = a_second;
+        Ok(map.update(&key, abi::bytes_of(&settings), MapFlags::ANY)?)
+    }
+}
+
+/// Prefixes that are spread over 128.0.0.0/1, from /24 to /32, where no client of ours is but one.
+fn blocked_prefix(index: u32) -> Prefix {
+    let address = Ipv4Addr::from_bits(1 << 31 | index.wrapping_mul(0x9e37_79b1) >> 1);
+    Prefix::covering(address.into(), 24 + (index % 9) as u8)
+}
+
+/// Rules, each for a source and a port of its own, the last of them for the source that is denied.
+fn rules(count: u32) -> String {
+    let rules = (0..count).map(|index| {
+        let source = Ipv4Addr::from_bits(0x0a00_0000 + (index << 8));
+        format!(
+            "[[firewall.rule]]\naction = \"deny\"\nsource = \"{source}/24\"\nport = {}\n",
+            1 + index
+        )
+    });
+    let last = format!(
+        "[[firewall.rule]]\naction = \"deny\"\nsource = {:?}\n",
+        DENIED_SOURCE
+    );
+    rules.skip(1).chain([last]).collect()
+}
+
+const DENIED_SOURCE: &str = "198.18.0.1";
+
+/// New flows when there are more than the tables take: each goes by hash, and leaves where its reply will
+/// look.
+fn flood_rows(balancer: &Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+    balancer.limit_new_flows(0)?;
+    for (name, vip) in [("nat", 1), ("full-nat", 2), ("l2", 10)] {
+        for (what, transport) in [("SYN", Transport::Syn), ("UDP", Transport::Udp)] {
+            let request = packet(CLIENT4, &format!("203.0.113.{vip}:80"), transport)?;
+            let name = format!("{name} IPv4 {what}, new flow without an entry");
+            row(&name, bench, &bench.progs.repeat_new, &request, REPEAT)?;
+        }
+    }
+    balancer.limit_new_flows(u32::MAX)
+}
+
+/// What the firewall costs a packet of a connection that it has let in, and one that it denies.
+fn firewall_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+    let request = packet(CLIENT4, "203.0.113.1:80", Transport::Tcp)?;
+    let denied = packet(
+        &format!("{DENIED_SOURCE}:4242"),
+        "203.0.113.1:80",
+        Transport::Tcp,
+    )?;
+    let blocked = SocketAddr::new(blocked_prefix(0).address(), 4242).to_string();
+    let blocked = packet(&blocked, "203.0.113.1:80", Transport::Tcp)?;
+    for (prefixes, rule_count) in [
+        (0, 0),
+        (0, 1),
+        (0, 1000),
+        (1000, 1),
+        (100_000, 1),
+        (100_000, 1000),
+    ] {
+        let lists = if prefixes > 0 {
+            "blocklists = [\"list\"]\n"
+        } else {
+            ""
+        };
+        let file = if prefixes + rule_count > 0 {
+            format!("[firewall]\n{lists}{}", rules(rule_count))
+        } else {
+            String::new()
+        };
+        let began = Instant::now();
+        balancer.apply(&file, prefixes)?;
+        let took = began.elapsed();
+        establish(bench, &request, Transport::Tcp)?;
+        let size = format!("{prefixes} prefixes, {rule_count} rules");
+        row(
+            &format!("nat IPv4 TCP, to the backend; {size}"),
+            bench,
+            &bench.progs.repeat,
+            &request,
+            REPEAT,
+        )?;
+        if rule_count > 0 {
+            row(
+                &format!("denied by a rule; {size}"),
+                bench,
+                &bench.progs.repeat,
+                &denied,
+                REPEAT,
+            )?;
+        }
+        if prefixes > 0 {
+            row(
+                &format!("on a blocklist; {size}"),
+                bench,
+                &bench.progs.repeat,
+                &blocked,
+                REPEAT,
+            )?;
+            println!("  ({size}: put in force in {} ms)", took.as_millis());
+        }
+    }
+    balancer.apply("", 0)
+}
+
+/// What source limits cost, which are for every packet.
+fn policy_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+    let policy = |number: u32, limit: u32, action: &str| {
+        format!("[[dos]]\nname = \"p{number}\"\nprotocol = \"tcp\"\nlimit = {limit}\naction = {action:?}\n")
+    };
+    for (family, client, vip) in [
+        ("IPv4", CLIENT4, "203.0.113.1:80"),
+        ("IPv6", CLIENT6, "[2001:db8:1::1]:80"),
+    ] {
+        let request = packet(client, vip, Transport::Tcp)?;
+        let syn = packet(client, vip, Transport::Syn)?;
+        for count in [0, 1, 8] {
+            let file: String = (0..count)
+                .map(|number| policy(number, 10_000_000, "limit"))
+                .collect();
+            balancer.apply(&file, 0)?;
+            establish(bench, &request, Transport::Tcp)?;
+            let name = format!("nat {family} TCP, to the backend; {count} policies");
+            row(&name, bench, &bench.progs.repeat, &request, REPEAT)?;
+        }
+        balancer.apply(&policy(0, 1, "block"), 0)?;
+        once(bench, &request)?;
+        once(bench, &request)?;
+        row(
+            &format!("{family} TCP, from a source that is blocked"),
+            bench,
+            &bench.progs.repeat,
+            &request,
+            REPEAT,
+        )?;
+        balancer.apply(&policy(0, 10_000_000, "limit"), 0)?;
+        balancer.limit_new_flows(0)?;
+        row(
+            &format!("{family} SYN, new source, new flow without an entry; 1 policy"),
+            bench,
+            &bench.progs.repeat_new,
+            &syn,
+            REPEAT,
+        )?;
+        balancer.apply("", 0)?;
+    }
+    Ok(())
 }
 
 /// How the datapath fares when many flows take turns, as the CPU's own copies get to be too few.
@@ -409,6 +606,11 @@ fn packet(source: &str, destination: &str, transport: Transport) -> Result<Vec<u
                 .ack(1)
                 .write(&mut bytes, &payload)?;
         }
+        Transport::Syn => {
+            ip.tcp(source.port(), destination.port(), 1, 1024)
+                .syn()
+                .write(&mut bytes, &payload)?;
+        }
         Transport::Udp => ip
             .udp(source.port(), destination.port())
             .write(&mut bytes, &payload)?,
@@ -497,6 +699,6 @@ fn row(
     let verdict = ["aborted", "drop", "pass", "tx", "redirect"]
         .get(verdict as usize)
         .unwrap_or(&"?");
-    println!("{name:<48} {verdict:>7}  {:>6}", least.as_nanos());
+    println!("{name:<56} {verdict:>7}  {:>6}", least.as_nanos());
     Ok(())
 }

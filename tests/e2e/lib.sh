@@ -354,6 +354,23 @@ packets_counted() {
 		'def plain: ascii_downcase | gsub("-"; "_"); [.[] | select((.reason | plain) == ($r | plain)) | .packets] | add // 0'
 }
 
+# rule_hits NAME: packets that the rule of this name has decided, or a blocklist, which has its
+# file's, or "default".
+rule_hits() {
+	look firewall --json | jq -r --arg n "$1" \
+		'[.[] | select((.name // .kind) == $n) | .packets][0] // "no such rule"'
+}
+
+# dos_blocked SOURCE: the protocols that it is blocked for, on one line.
+dos_blocked() {
+	look dos --json | jq -r --arg s "$1" '[.blocked[] | select(.source == $s) | .protocol] | sort | join(" ")'
+}
+
+# policy_value POLICY FIELD
+policy_value() {
+	look dos --json | jq -r --arg n "$1" --arg f "$2" '[.policies[] | select(.name == $n)][0][$f]'
+}
+
 # ------------------------------------------------- backends that answer directly
 
 # holds_vips HOST VIP...: on its loopback, and nobody hears of it by ARP.
@@ -411,6 +428,28 @@ packets_seen() {
 # client COMMAND...
 client() {
 	in_ns client "$@"
+}
+
+# client_addresses ADDRESS...: more of them for the client. It sends from one only where it is told
+# to, and lb has no route there: a reply goes back to whom the request came from.
+client_addresses() {
+	local address
+	for address in "$@"; do
+		case "$address" in
+		*:*) ip_ns client -6 address add "$address/128" dev eth0 nodad preferred_lft 0 ;;
+		*) ip_ns client address add "$address/32" dev eth0 ;;
+		esac
+	done
+}
+
+# get_from SOURCE ADDRESS [PATH]: like get, with less patience: whoever is denied hears nothing.
+get_from() {
+	client curl -sS --fail --interface "$1" --connect-timeout 1.5 --max-time 20 "$(url "${@:2}")"
+}
+
+# send KIND SOURCE ADDRESS PORT RATE SECONDS: senders.py in the client.
+send() {
+	client python3 "$HERE/senders.py" "$@"
 }
 
 # url ADDRESS [PATH]: ADDRESS may have a port, IPv6 in brackets then.

@@ -21,15 +21,15 @@ const NO_LEVEL: u32 = xdplb_limit::NO_LEVEL.0;
 /// By which an admission goes up.
 const ADMISSION: u32 = 1 << xdplb_limit::RULE_BITS.0;
 /// The ids of the first rule and of the blocklist.
-const RULE: u32 = 1;
-const BLOCKLIST: u32 = 2;
+pub const RULE: u32 = 1;
+pub const BLOCKLIST: u32 = 2;
 
 fn prefix(text: &str) -> Prefix {
     text.parse()
         .unwrap_or_else(|error| panic!("{text} {error}"))
 }
 
-fn rule(name: Option<&str>, source: &str, action: RuleAction) -> config::Rule {
+pub fn rule(name: Option<&str>, source: &str, action: RuleAction) -> config::Rule {
     config::Rule {
         name: name.map(str::to_owned),
         action,
@@ -41,7 +41,7 @@ fn rule(name: Option<&str>, source: &str, action: RuleAction) -> config::Rule {
 }
 
 /// A firewall that allows by default, has one rule for an IPv4 source, and a blocklist.
-fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
+pub fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
     let step = |id, position, action| Step {
         start: 0,
         position,
@@ -83,12 +83,12 @@ fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
                 Rule::Blocklist(0, PathBuf::from("/etc/blocklist"), blocklist.len() as u32),
             ),
         ]),
-        contents: Vec::new(),
+        ..Firewall::default()
     })
 }
 
 impl Lab {
-    fn put_firewall(&mut self, firewall: Option<Arc<Firewall>>) {
+    pub fn put_firewall(&mut self, firewall: Option<Arc<Firewall>>) {
         self.desired.firewall = firewall;
         self.apply();
     }
@@ -250,11 +250,11 @@ fn hits_stay_with_their_rule() {
     for (next, kept) in [
         // By its name.
         (named("a", "10.2.0.0/16"), true),
-        (named("b", "10.2.0.0/16"), false),
-        (unnamed("10.2.0.0/16"), false),
         // By what it says.
+        (named("b", "10.2.0.0/16"), true),
         (unnamed("10.2.0.0/16"), true),
         (unnamed("10.3.0.0/16"), false),
+        (named("a", "10.2.0.0/16"), false),
     ] {
         lab.set_per_cpu("fw_hits", RULE, &counted);
         lab.set_per_cpu("fw_hits", BLOCKLIST, &counted);
@@ -394,7 +394,7 @@ fn allowed_sources_follow_the_services() {
     assert!(!lab.is_restricted(v4) && lab.allowed().is_empty());
 }
 
-fn policy(name: &str, limit: u32, action: PolicyAction) -> Policy {
+pub fn policy(name: &str, limit: u32, action: PolicyAction) -> Policy {
     Policy {
         name: name.into(),
         protocol: PolicyProtocol::Udp,
@@ -409,7 +409,7 @@ fn policy(name: &str, limit: u32, action: PolicyAction) -> Policy {
 const UDP: u32 = xdplb_limit::POLICY_LIMIT.0;
 
 impl Lab {
-    fn put_policies(&mut self, policies: &[Option<Policy>]) {
+    pub fn put_policies(&mut self, policies: &[Option<Policy>]) {
         let slots = (0..).zip(policies.iter().cloned());
         self.desired.policies = slots
             .filter_map(|(slot, policy)| Some(((PolicyProtocol::Udp, slot), policy?)))
@@ -433,7 +433,7 @@ impl Lab {
         self.set_element("dos_sources", set, &value);
     }
 
-    fn source(&self, set: u32, way: usize) -> abi::dos_source {
+    pub fn source(&self, set: u32, way: usize) -> abi::dos_source {
         self.element::<abi::dos_set>("dos_sources", set).ways[way]
     }
 }

@@ -15,6 +15,7 @@ mod allowed;
 mod answers;
 mod applied;
 mod blocklists;
+mod commands;
 mod direct;
 mod firewall;
 mod firewall_beyond_ports;

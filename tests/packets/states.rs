@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use libbpf_rs::MapCore;
-use xdplb::datapath::pins::PinDir;
 use xdplb::datapath::View;
 
 use crate::harness::cases::{self, Case, STANDARD};
@@ -397,15 +396,9 @@ fn a_flood_of_first_packets_leaves_connections_alone() {
 /// What commands see of a connection is what packets made of it.
 #[test]
 fn the_view_sees_what_packets_did() {
-    static SERIAL: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = format!("/sys/fs/bpf/xdplb-test-{}-{serial}", std::process::id());
-    let path = std::path::Path::new(&path);
     let mut lab = Lab::new(STANDARD);
-    lab.datapath
-        .pin(PinDir::open(path).expect("a pin directory; it needs a bpffs and root"))
-        .expect("pins");
-    let view = View::open(path).expect("a view");
+    let path = lab.pin();
+    let view = View::open(&path).expect("a view");
     let mut expected = Vec::new();
     for case in cases::all() {
         let d = case.establish(&lab);
@@ -431,7 +424,7 @@ fn the_view_sees_what_packets_did() {
             .flat_map(|service| service.backends.values())
             .find(|backend| backend.name == case.backend_name())
             .expect("its backend");
-        assert_eq!(backend.traffic.connections, 2, "one of each protocol");
+        assert_eq!(backend.traffic.opened, 2, "one of each protocol");
     }
     drop(lab);
     assert!(!path.exists(), "the pins of a datapath go with it");

@@ -18,9 +18,11 @@ fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::conn4) {
         pad: [0; 3],
     };
     // The packet leaves with the addresses that it came with.
+    let backend = lab.backend_id("n4");
     let conn = abi::conn4 {
         conn: abi::conn {
-            backend: lab.backend_id("n4"),
+            backend,
+            generation: lab.desired.backends[&backend].generation,
             last_seen: lab.datapath.clock().now().wrapping_sub(idle),
             state: abi::conn_state::CONN_ESTABLISHED.0 as u8,
             forward: abi::forward_mode::FORWARD_IPIP.0 as u8,
@@ -34,6 +36,14 @@ fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::conn4) {
         l4_delta: 0,
     };
     (flow, conn)
+}
+
+/// Connections of this backend that a sweep has ended.
+fn expired(lab: &Lab, id: u32) -> u64 {
+    let bytes = lab.map("expired").lookup(&id.to_ne_bytes(), MapFlags::ANY);
+    let bytes = bytes.expect("lookup").expect("an element");
+    let ends: abi::expiries = abi::from_bytes(&bytes).expect("struct expiries");
+    ends.connections
 }
 
 #[test]
@@ -69,4 +79,55 @@ fn a_direct_connection_expires_by_itself() {
         !left.contains(&40_000) && left.contains(&40_001),
         "{left:?}"
     );
+}
+
+#[test]
+fn the_end_of_a_connection_is_counted_once() {
+    let mut lab = Lab::new(STANDARD);
+    lab.set_timeouts(|timeouts| {
+        timeouts.tcp_established = std::time::Duration::from_secs(5);
+        timeouts.tcp_closing = std::time::Duration::from_secs(5);
+    });
+    let hz = lab.datapath.clock().hz;
+    let map = lab.map("conntrack");
+    let put = |port: u16, change: &dyn Fn(&mut abi::conn)| {
+        let (flow, mut conn) = entry(&lab, port, 6 * hz);
+        change(&mut conn.conn);
+        map.update(abi::bytes_of(&flow), abi::bytes_of(&conn), MapFlags::ANY)
+            .expect("an entry");
+    };
+    put(40_000, &|_| {});
+    put(40_001, &|conn| {
+        conn.state = abi::conn_state::CONN_CLOSING.0 as u8;
+    });
+    // The datapath has counted this one.
+    put(40_002, &|conn| {
+        conn.state = abi::conn_state::CONN_CLOSED.0 as u8;
+    });
+    // This one is the other half of a connection.
+    put(40_003, &|conn| {
+        conn.flags |= abi::conn_flag::CONN_REPLY.0 as u8;
+    });
+    // These are of backends that had the id before, or have it no more.
+    put(40_004, &|conn| conn.generation += 1);
+    put(40_005, &|conn| conn.backend = 63);
+
+    let sweeper = lab.datapath.sweeper().expect("a sweeper");
+    let swept = sweeper.sweep(&|_, _| true).expect("a sweep");
+    assert_eq!(swept.expired, 6);
+    assert_eq!(expired(&lab, lab.backend_id("n4")), 2);
+    assert_eq!(expired(&lab, 63), 0);
+}
+
+#[test]
+fn the_end_of_a_connection_without_a_service_is_counted() {
+    let mut lab = Lab::new(STANDARD);
+    let (flow, conn) = entry(&lab, 40_000, 0);
+    lab.map("conntrack")
+        .update(abi::bytes_of(&flow), abi::bytes_of(&conn), MapFlags::ANY)
+        .expect("an entry");
+    let id = lab.backend_id("n4");
+    lab.desired.vips.clear();
+    assert_eq!(lab.sweep().unbound, 1);
+    assert_eq!(expired(&lab, id), 1);
 }

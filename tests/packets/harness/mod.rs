@@ -14,8 +14,9 @@ pub mod live;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
@@ -24,6 +25,7 @@ use nix::sched::{unshare, CloneFlags};
 use xdplb::config::blocklist::Contents;
 use xdplb::config::{self, Limits, MacAddress, Timeouts};
 use xdplb::datapath::abi::{self, from_bytes, Flow};
+use xdplb::datapath::pins::PinDir;
 use xdplb::datapath::reasons::{self, REASONS};
 use xdplb::datapath::{Datapath, Interface, Settings};
 use xdplb::state::{self, Desired, Hop, World};
@@ -526,6 +528,17 @@ impl Lab {
             })
         };
         sweeper.sweep(&still_bound).expect("a sweep")
+    }
+
+    /// Pins the maps, for as long as the lab is there, and gives the directory.
+    pub fn pin(&mut self) -> PathBuf {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("xdplb-test-{}-{serial}", std::process::id());
+        let path = Path::new("/sys/fs/bpf").join(name);
+        let pins = PinDir::open(&path).expect("a pin directory; it needs a bpffs and root");
+        self.datapath.pin(pins).expect("pins");
+        path
     }
 
     pub fn map(&self, name: &str) -> libbpf_rs::MapHandle {

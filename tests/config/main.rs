@@ -1,5 +1,7 @@
 //! What `lb.toml` may say: defaults, every fault with its place and remedy, every warning, and that
-//! no text at all makes the reader panic.
+//! no text at all makes the reader panic. What protects services has a file of its own.
+
+mod protection;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,9 @@ services = 10
 backends = 20
 connections = 3_000
 
+firewall_rules = 30
+sources = 40
+
 [timeouts]
 tcp_opening = "500ms"
 tcp_established = "2h"
@@ -47,6 +52,7 @@ port = [443, "8000-8010", 80]
 forward = "full-nat"
 scheduler = "maglev"
 hash = "source-ip"
+allow = ["198.51.100.0/24", "2001:db8::/32"]
 
 [[service.backend]]
 name = "node5"
@@ -86,6 +92,31 @@ port = 80
 forward = "gue"
 no_backend = "reject"
 backend = [{ address = "10.0.5.2" }, { address = "2001:db8:5::2" }]
+
+[firewall]
+default = "deny"
+blocklists = ["/etc/xdplb/blocklist.txt"]
+
+[[firewall.rule]]
+name = "lab"
+action = "allow"
+source = "198.18.0.0/15"
+protocol = "tcp"
+source_port = "5000-6000"
+port = "22"
+
+[[firewall.rule]]
+action = "deny"
+protocol = 47
+
+[[dos]]
+name = "syn"
+protocol = "tcp"
+tcp_flags = "syn"
+limit = 1000
+burst = 2000
+action = "block"
+block_for = "10m"
 
 [log]
 level = "trace"
@@ -186,7 +217,8 @@ fn defaults() {
         services: 4096,
         backends: 16384,
         connections: 1_000_000,
-        ..Limits::default()
+        firewall_rules: 65_536,
+        sources: 262_144,
     };
     assert_eq!(config.limits, limits);
     let timeouts = Timeouts {
@@ -203,6 +235,7 @@ fn defaults() {
     assert_eq!(service.forward, Forward::Nat);
     assert_eq!(service.hash, HashBy::FiveTuple);
     assert_eq!(service.no_backend, Refusal::Drop);
+    assert_eq!(service.allow, []);
     let backend = &service.backends[0];
     assert_eq!(backend.name, "10.0.5.2");
     assert_eq!(backend.port, None);
@@ -228,7 +261,8 @@ fn every_key() {
         services: 10,
         backends: 20,
         connections: 3000,
-        ..Limits::default()
+        firewall_rules: 30,
+        sources: 40,
     };
     assert_eq!(config.limits, limits);
     assert_eq!(config.timeouts.tcp_opening, Duration::from_millis(500));
@@ -254,6 +288,9 @@ fn every_key() {
     );
     assert_eq!(web.forward, Forward::FullNat);
     assert_eq!(web.hash, HashBy::SourceIp);
+    assert_eq!(web.allow.len(), 2);
+    let firewall = config.firewall.as_ref().expect("a firewall");
+    assert_eq!((firewall.rules.len(), config.dos.len()), (2, 1));
     assert_eq!(any.ports, [PortRange::ANY]);
     assert_eq!(any.hash, HashBy::SourceIpPort);
 
@@ -1374,6 +1411,14 @@ fn check(loaded: &Loaded) {
             assert!(!backend.name.is_empty() && backend.name.len() <= config::NAME_LIMIT);
             assert!(backend.weight <= 1000);
         }
+    }
+    for rule in config.firewall.iter().flat_map(|firewall| &firewall.rules) {
+        let any = [rule.port, rule.source_port] == [PortRange::ANY; 2];
+        assert!(any || rule.protocol.has_ports());
+    }
+    for policy in &config.dos {
+        let (mask, set) = policy.tcp_flags;
+        assert!(set & !mask == 0 && policy.limit > 0 && policy.burst > 0);
     }
 }
 

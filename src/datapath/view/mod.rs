@@ -1,6 +1,11 @@
 //! Looking at a datapath through its pins, from another process: what commands print.
 //!
-//! Reads only. Everything comes from the maps, so that it is what packets meet, not what a file says.
+//! Reads only, but for [`View::unblock`]. Everything comes from the maps, so that it is what packets meet,
+//! not what a file says.
+
+mod firewall;
+mod limits;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,9 +24,13 @@ use super::array::Array;
 use super::clock::Clock;
 use super::connections::{self, Entry, V4, V6};
 use super::reasons::{Reason, REASONS};
-use super::{percpu, totals, Error};
+use super::{percpu, Error};
 use crate::config::{AdminState, Forward, HashBy, PortRange, Protocol};
 use crate::state::ports;
+
+pub use firewall::{Rule, RuleKind};
+pub use limits::{source_of, Blocked, Policy};
+pub use traffic::{Class, Exchange, Traffic};
 
 /// A datapath's pinned maps.
 pub struct View {
@@ -39,6 +48,8 @@ pub struct Service {
     pub hash: HashBy,
     /// The VIPs, each with its ports by protocol.
     pub vips: BTreeMap<IpAddr, BTreeMap<Protocol, Vec<PortRange>>>,
+    /// What backends have had that it no longer has.
+    pub past: Traffic,
     /// By id.
     pub backends: BTreeMap<u32, Backend>,
 }
@@ -60,21 +71,6 @@ pub struct Backend {
     pub health: &'static str,
     /// What went there and came back, since the id was given out.
     pub traffic: Traffic,
-}
-
-/// Sums over all CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Traffic {
-    /// Packets from clients.
-    pub packets_in: u64,
-    /// Bytes from clients, Ethernet header on.
-    pub bytes_in: u64,
-    /// Packets from the backend.
-    pub packets_out: u64,
-    /// Bytes from the backend.
-    pub bytes_out: u64,
-    /// Connections that the backend was chosen for.
-    pub connections: u64,
 }
 
 /// A connection, its client's direction.
@@ -107,6 +103,7 @@ impl View {
     /// When a map cannot be read.
     pub fn services(&self) -> Result<BTreeMap<u32, Service>, Error> {
         let mut services: BTreeMap<u32, Service> = BTreeMap::new();
+        let past: Array<abi::traffic> = Array::map_read_only(&self.map("past")?)?;
         let array: Array<abi::service> = Array::map_read_only(&self.map("services")?)?;
         for id in 0..array.length() {
             let Some(service) = array.get(id).filter(|service| service.family != 0) else {
@@ -119,6 +116,7 @@ impl View {
                     forward: forward_of(service.forward),
                     hash: hash_of(service.hash),
                     vips: BTreeMap::new(),
+                    past: past.get(id).unwrap_or_default().into(),
                     backends: BTreeMap::new(),
                 },
             );
@@ -162,6 +160,7 @@ impl View {
 
     fn read_backends(&self, services: &mut BTreeMap<u32, Service>) -> Result<(), Error> {
         let traffic = self.map("traffic")?;
+        let expired: Array<abi::expiries> = Array::map_read_only(&self.map("expired")?)?;
         let array: Array<abi::backend> = Array::map_read_only(&self.map("backends")?)?;
         for id in 0..array.length() {
             let Some(backend) = array.get(id).filter(|backend| backend.forward != 0) else {
@@ -179,7 +178,7 @@ impl View {
                     weight: backend.weight,
                     state: state_of(backend.state),
                     health: health_of(backend.health),
-                    traffic: read_traffic(&traffic, id)?,
+                    traffic: traffic::of_backend(&traffic, expired.get(id), id)?,
                 },
             );
         }
@@ -192,8 +191,7 @@ impl View {
     /// # Errors
     /// When a table cannot be read.
     pub fn connections(&self) -> Result<Vec<Connection>, Error> {
-        let settings: Array<abi::settings> = Array::map_read_only(&self.map("settings")?)?;
-        let settings = settings.get(0).unwrap_or_default();
+        let settings = self.settings()?;
         let Some(clock) = Clock::from_settings(&settings) else {
             return Ok(Vec::new());
         };
@@ -262,6 +260,11 @@ impl View {
             .collect()
     }
 
+    fn settings(&self) -> Result<abi::settings, Error> {
+        let settings = Array::map_read_only(&self.map("settings")?)?;
+        Ok(settings.get(0).unwrap_or_default())
+    }
+
     fn map(&self, name: &str) -> Result<MapHandle, Error> {
         let path = self.directory.join(name);
         if let Err(error) = path.symlink_metadata() {
@@ -292,19 +295,6 @@ fn read_error(map: &str, error: libbpf_rs::Error) -> Error {
         action: "read",
         source: io::Error::other(error),
     }
-}
-
-fn read_traffic(map: &MapHandle, id: u32) -> Result<Traffic, Error> {
-    let mut sum = Traffic::default();
-    let traffic = totals::sum(map, id)?;
-    for exchange in &traffic.by {
-        sum.packets_in += exchange.packets_in;
-        sum.bytes_in += exchange.bytes_in;
-        sum.packets_out += exchange.packets_out;
-        sum.bytes_out += exchange.bytes_out;
-    }
-    sum.connections += traffic.opened;
-    Ok(sum)
 }
 
 /// The sum over all CPUs of one counter.

@@ -1,19 +1,28 @@
 //! `xdplb check`: what would run, in words or as JSON. Reads a validated configuration, and of the host
 //! only the interfaces' MTUs, so it needs no privileges.
 
+mod protection;
+
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::text::columns;
+use crate::config::blocklist::Contents;
 use crate::config::{
-    duration, AdminState, Backend, Config, Diagnostic, Family, PortRange, Prefix, Service, Tunnel,
+    duration, AdminState, Backend, Config, Diagnostic, Family, Limits, PortRange, Prefix, Service,
+    Tunnel,
 };
 use crate::mtu::{self, Way};
 use crate::neighbours::Neighbours;
+use crate::state::firewall::Firewall;
+use crate::state::{self, Desired, PlanError, World};
+use protection::{policies, FirewallView, PolicyView};
 
 /// The MTUs of these interfaces, in their order. None at all where this host lacks one of them, since
 /// the file is another host's then, or where it cannot be asked.
@@ -26,8 +35,23 @@ pub fn mtus(interfaces: &[String]) -> Vec<u32> {
     mtus.unwrap_or_default()
 }
 
+/// What comes of the firewall, once everything is known to fit the maps, so far as that does not depend on
+/// the network.
+///
+/// # Errors
+///
+/// What does not fit.
+pub fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Firewall>>, PlanError> {
+    let world = World {
+        hop: &|_| None,
+        sources: &[],
+        blocklists,
+    };
+    state::plan(&Desired::default(), config, &world).map(|desired| desired.firewall)
+}
+
 /// Writes what `config` would run, and the warnings about it. `mtus` are those of its interfaces, or
-/// none.
+/// none; `firewall` is from [`compile`].
 ///
 /// # Errors
 ///
@@ -36,10 +60,11 @@ pub fn print(
     config: &Config,
     warnings: &[Diagnostic],
     mtus: &[u32],
+    firewall: Option<&Firewall>,
     out: &mut impl Write,
     json: bool,
 ) -> io::Result<()> {
-    let view = View::new(config, warnings, mtus);
+    let view = View::new(config, warnings, mtus, firewall);
     if json {
         serde_json::to_writer_pretty(&mut *out, &view)?;
         writeln!(out)
@@ -56,6 +81,8 @@ struct View<'a> {
     timeouts: TimeoutsView,
     tunnel: TunnelView,
     services: Vec<ServiceView<'a>>,
+    firewall: Option<FirewallView<'a>>,
+    dos: Vec<PolicyView<'a>>,
     log: LogView,
     warnings: Vec<WarningView>,
 }
@@ -78,6 +105,10 @@ struct LimitsView {
     backends: Usage,
     connections: u32,
     connection_tables: TablesView,
+    firewall_rules: Usage,
+    firewall_tables: FirewallTablesView,
+    sources: u32,
+    sources_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -93,6 +124,13 @@ struct TablesView {
     opening_entries: u32,
     ipv4_bytes: u64,
     ipv6_bytes: u64,
+}
+
+/// What `limits.firewall_rules` takes, whatever rules there are.
+#[derive(Serialize)]
+struct FirewallTablesView {
+    bytes: u64,
+    bytes_per_cpu: u64,
 }
 
 #[derive(Serialize)]
@@ -126,6 +164,8 @@ struct ServiceView<'a> {
     scheduler: &'static str,
     hash: String,
     no_backend: String,
+    /// Empty: everybody.
+    allow: Vec<String>,
     backends: Vec<BackendView<'a>>,
 }
 
@@ -171,11 +211,24 @@ fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
+fn seconds_or_none<S: serde::Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration
+        .as_ref()
+        .map(Duration::as_secs_f64)
+        .serialize(serializer)
+}
+
 impl<'a> View<'a> {
-    fn new(config: &'a Config, warnings: &[Diagnostic], mtus: &[u32]) -> View<'a> {
+    fn new(
+        config: &'a Config,
+        warnings: &[Diagnostic],
+        mtus: &[u32],
+        firewall: Option<&'a Firewall>,
+    ) -> View<'a> {
         let datapath = &config.datapath;
-        let limits = &config.limits;
-        let tables = limits.connection_tables();
         let timeouts = &config.timeouts;
         View {
             datapath: DatapathView {
@@ -187,27 +240,7 @@ impl<'a> View<'a> {
                 unknown_port: datapath.unknown_port.to_string(),
                 icmp_echo: datapath.icmp_echo,
             },
-            limits: LimitsView {
-                services: Usage {
-                    limit: limits.services,
-                    used: config
-                        .services
-                        .iter()
-                        .map(|service| service.families().count())
-                        .sum(),
-                },
-                backends: Usage {
-                    limit: limits.backends,
-                    used: config.services.iter().map(backends_used).sum(),
-                },
-                connections: limits.connections,
-                connection_tables: TablesView {
-                    established_entries: tables.established,
-                    opening_entries: tables.opening,
-                    ipv4_bytes: tables.ipv4_bytes(),
-                    ipv6_bytes: tables.ipv6_bytes(),
-                },
-            },
+            limits: LimitsView::new(config),
             timeouts: TimeoutsView {
                 tcp_opening: timeouts.tcp_opening,
                 tcp_established: timeouts.tcp_established,
@@ -217,6 +250,8 @@ impl<'a> View<'a> {
             },
             tunnel: TunnelView::new(&config.tunnel),
             services: config.services.iter().map(ServiceView::new).collect(),
+            firewall: FirewallView::new(config, firewall),
+            dos: config.dos.iter().map(PolicyView::new).collect(),
             log: LogView {
                 level: config.log.level.to_string().to_lowercase(),
                 format: config.log.format.to_string(),
@@ -226,6 +261,48 @@ impl<'a> View<'a> {
                 .map(WarningView::of_file)
                 .chain(narrow(config, mtus).map(WarningView::of_host))
                 .collect(),
+        }
+    }
+}
+
+impl LimitsView {
+    fn new(config: &Config) -> LimitsView {
+        let limits: &Limits = &config.limits;
+        let tables = limits.connection_tables();
+        let firewall = limits.firewall_tables();
+        LimitsView {
+            services: Usage {
+                limit: limits.services,
+                used: config
+                    .services
+                    .iter()
+                    .map(|service| service.families().count())
+                    .sum(),
+            },
+            backends: Usage {
+                limit: limits.backends,
+                used: config.services.iter().map(backends_used).sum(),
+            },
+            connections: limits.connections,
+            connection_tables: TablesView {
+                established_entries: tables.established,
+                opening_entries: tables.opening,
+                ipv4_bytes: tables.ipv4_bytes(),
+                ipv6_bytes: tables.ipv6_bytes(),
+            },
+            firewall_rules: Usage {
+                limit: limits.firewall_rules,
+                used: config
+                    .firewall
+                    .as_ref()
+                    .map_or(0, |firewall| firewall.rules.len()),
+            },
+            firewall_tables: FirewallTablesView {
+                bytes: firewall.bytes(),
+                bytes_per_cpu: firewall.bytes_per_cpu(),
+            },
+            sources: limits.sources,
+            sources_bytes: limits.sources_bytes(),
         }
     }
 }
@@ -322,6 +399,7 @@ impl<'a> ServiceView<'a> {
             scheduler: "maglev",
             hash: service.hash.to_string(),
             no_backend: service.no_backend.to_string(),
+            allow: service.allow.iter().map(Prefix::to_string).collect(),
             backends: service.backends.iter().map(backend).collect(),
         }
     }
@@ -352,6 +430,8 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
         timeouts,
         tunnel,
         services,
+        firewall,
+        dos,
         log,
         warnings,
     } = view;
@@ -387,12 +467,33 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
     line(
         out,
         "",
-        format_args!("{} of memory for IPv4", mebibytes(tables.ipv4_bytes)),
+        format_args!("{} of memory for IPv4", memory(tables.ipv4_bytes)),
     )?;
     line(
         out,
         "",
-        format_args!("{} of memory for IPv6", mebibytes(tables.ipv6_bytes)),
+        format_args!("{} of memory for IPv6", memory(tables.ipv6_bytes)),
+    )?;
+    let rules = &limits.firewall_rules;
+    line(
+        out,
+        "firewall_rules",
+        format_args!("{} of {}", rules.used, rules.limit),
+    )?;
+    line(
+        out,
+        "",
+        format_args!(
+            "{} of memory, and {} for each CPU",
+            memory(limits.firewall_tables.bytes),
+            memory(limits.firewall_tables.bytes_per_cpu)
+        ),
+    )?;
+    line(out, "sources", limits.sources)?;
+    line(
+        out,
+        "",
+        format_args!("{} of memory", memory(limits.sources_bytes)),
     )?;
     writeln!(out, "timeouts")?;
     for (key, timeout) in [
@@ -419,8 +520,17 @@ fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
         line(out, "scheduler", service.scheduler)?;
         line(out, "hash", &service.hash)?;
         line(out, "no_backend", &service.no_backend)?;
+        let allow = match service.allow.as_slice() {
+            [] => "all".to_owned(),
+            allow => list(allow),
+        };
+        line(out, "allow", allow)?;
         backends(&service.backends, out)?;
     }
+    if let Some(firewall) = firewall {
+        firewall.text(out)?;
+    }
+    policies(dos, out)?;
     if !warnings.is_empty() {
         writeln!(out)?;
     }
@@ -442,8 +552,12 @@ fn list<T: Display>(items: &[T]) -> String {
         .join(", ")
 }
 
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+fn memory(bytes: u64) -> String {
+    if bytes < 1 << 20 {
+        format!("{:.1} KiB", bytes as f64 / f64::from(1 << 10))
+    } else {
+        format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+    }
 }
 
 /// The backends of one service as a table.
@@ -458,9 +572,9 @@ fn backends(backends: &[BackendView], out: &mut impl Write) -> io::Result<()> {
         "interface",
         "mac",
     ];
-    let mut rows = vec![HEADER.map(str::to_owned)];
+    let mut rows = vec![HEADER.map(str::to_owned).to_vec()];
     rows.extend(backends.iter().map(|backend| {
-        [
+        vec![
             backend.name.to_owned(),
             backend.address.to_string(),
             backend
@@ -473,26 +587,18 @@ fn backends(backends: &[BackendView], out: &mut impl Write) -> io::Result<()> {
             backend.mac.clone().unwrap_or("resolved".to_owned()),
         ]
     }));
-    if backends.is_empty() {
-        return line(out, "backends", "none");
+    indented(out, "backends", rows)
+}
+
+/// Rows with a header as a table, or that there is none of `what`.
+fn indented(out: &mut impl Write, what: &str, mut rows: Vec<Vec<String>>) -> io::Result<()> {
+    if rows.len() < 2 {
+        return line(out, what, "none");
     }
-    let widths: Vec<usize> = (0..HEADER.len())
-        .map(|column| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    for row in rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        writeln!(out, "  {}", cells.join("  ").trim_end())?;
+    for cell in rows.iter_mut().filter_map(|row| row.first_mut()) {
+        cell.insert_str(0, "  ");
     }
-    Ok(())
+    columns(out, &rows, &[])
 }
 
 #[cfg(test)]
@@ -531,9 +637,16 @@ port = "any"
 "#;
 
     fn printed(file: &str, mtus: &[u32], json: bool) -> String {
+        with_blocklists(file, &Contents::new(), mtus, json)
+    }
+
+    fn with_blocklists(file: &str, blocklists: &Contents, mtus: &[u32], json: bool) -> String {
         let loaded = crate::config::parse(file, Path::new("lb.toml")).expect("a valid file");
+        let (config, warnings) = (&loaded.config, &loaded.warnings);
+        let firewall = compile(config, blocklists).expect("it fits");
         let mut out = Vec::new();
-        print(&loaded.config, &loaded.warnings, mtus, &mut out, json).expect("a vector takes all");
+        print(config, warnings, mtus, firewall.as_deref(), &mut out, json)
+            .expect("a vector takes all");
         String::from_utf8(out).expect("text")
     }
 
@@ -554,6 +667,10 @@ limits
   connections      1000000 of each address family
                    307.0 MiB of memory for IPv4
                    421.5 MiB of memory for IPv6
+  firewall_rules   0 of 65536
+                   28.5 MiB of memory, and 1.0 MiB for each CPU
+  sources          262144
+                   22.0 MiB of memory
 timeouts
   tcp_opening      30s
   tcp_established  1h
@@ -575,6 +692,7 @@ service web
   scheduler        maglev
   hash             5-tuple
   no_backend       drop
+  allow            all
   backend        address        port  weight  state  share   interface  mac
   node5          10.0.5.2       8080  30      up     75.0%   eth1       52:54:00:23:a4:5c
   10.0.5.3       10.0.5.3       same  10      up     25.0%   by route   resolved
@@ -589,6 +707,7 @@ service empty
   scheduler        maglev
   hash             5-tuple
   no_backend       drop
+  allow            all
   backends         none
 
 warning: lb.toml:25:1: service \"empty\" has no backend, so its packets are dropped; add a [[service.backend]]
@@ -623,6 +742,153 @@ warning: lb.toml:25:1: service \"empty\" has no backend, so its packets are drop
         assert_eq!(view["tunnel"]["source"], serde_json::json!([]));
         assert_eq!(view["tunnel"]["gue_port"], 6080);
         assert_eq!(service["no_backend"], "drop");
+    }
+
+    const PROTECTED: &str = r#"
+[datapath]
+interfaces = ["eth0"]
+[limits]
+firewall_rules = 1000
+sources = 1000
+[[service]]
+name = "web"
+vip = "203.0.113.11"
+protocol = "tcp"
+port = 80
+allow = ["198.51.100.0/24", "192.0.2.1"]
+backend = [{ address = "10.0.5.2" }]
+[firewall]
+default = "deny"
+blocklists = ["/etc/xdplb/blocklist.txt", "more.txt"]
+[[firewall.rule]]
+name = "no-lab"
+action = "deny"
+source = "198.18.0.0/15"
+protocol = "tcp"
+port = "8000-9000"
+[[firewall.rule]]
+action = "allow"
+protocol = 47
+[[firewall.rule]]
+action = "allow"
+source = "2001:db8::/32"
+protocol = "udp"
+source_port = 53
+[[dos]]
+name = "syn"
+protocol = "tcp"
+tcp_flags = "syn"
+limit = 1000
+action = "block"
+[[dos]]
+name = "ping"
+protocol = "icmp"
+limit = 10
+burst = 50
+"#;
+
+    fn blocklists() -> Contents {
+        let list = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().expect("a prefix"))
+                .collect()
+        };
+        Contents::from([
+            (
+                "/etc/xdplb/blocklist.txt".into(),
+                list(&["192.0.2.0/24", "192.0.2.7"]),
+            ),
+            ("more.txt".into(), list(&["10.0.0.0/8"])),
+        ])
+    }
+
+    #[test]
+    fn protection_in_words() {
+        let text = with_blocklists(PROTECTED, &blocklists(), &[], false);
+        for expected in [
+            "  firewall_rules   3 of 1000\n                   458.1 KiB of memory, and 16.6 KiB for each CPU\n",
+            "  sources          1000\n                   85.9 KiB of memory\n",
+            "  allow            198.51.100.0/24, 192.0.2.1\n",
+            "
+firewall
+  default          deny
+  prefixes         6, at most 0.8 KiB of memory
+  rule  name    action  source         protocol  source_port  port
+  1     no-lab  deny    198.18.0.0/15  tcp       any          8000-9000
+  2             allow   any            47        any          any
+  3             allow   2001:db8::/32  udp       53           any
+  blocklist                 prefixes
+  /etc/xdplb/blocklist.txt  2
+  more.txt                  1
+
+dos
+  policy  protocol  tcp_flags  limit  burst  action  block_for
+  syn     tcp       syn        1000   1000   block   1m
+  ping    icmp      any        10     50     limit
+",
+        ] {
+            assert!(text.contains(expected), "{text}\nlacks {expected}");
+        }
+        assert!(!text.contains("warning"), "{text}");
+
+        let empty = format!("{FILE}[firewall]\n");
+        let text = printed(&empty, &[], false);
+        let expected = "
+firewall
+  default          allow
+  rules            none
+  blocklists       none
+";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn protection_as_json() {
+        let text = with_blocklists(PROTECTED, &blocklists(), &[], true);
+        let view: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let limits = &view["limits"];
+        assert_eq!(limits["firewall_rules"]["used"], 3);
+        assert_eq!(limits["firewall_rules"]["limit"], 1000);
+        assert_eq!(limits["firewall_tables"]["bytes_per_cpu"], 1065 * 16);
+        assert_eq!(limits["sources"], 1000);
+        assert_eq!(limits["sources_bytes"], 250 * 352);
+        let allow = serde_json::json!(["198.51.100.0/24", "192.0.2.1"]);
+        assert_eq!(view["services"][0]["allow"], allow);
+        let firewall = &view["firewall"];
+        assert_eq!(firewall["default"], "deny");
+        assert_eq!(firewall["prefixes"], 6);
+        let rule = serde_json::json!({
+            "name": "no-lab", "action": "deny", "source": "198.18.0.0/15", "protocol": "tcp",
+            "source_port": "any", "port": "8000-9000",
+        });
+        assert_eq!(firewall["rules"][0], rule);
+        assert_eq!(firewall["rules"][1]["name"], serde_json::Value::Null);
+        let list = serde_json::json!({ "path": "/etc/xdplb/blocklist.txt", "prefixes": 2 });
+        assert_eq!(firewall["blocklists"][0], list);
+        let policies = serde_json::json!([
+            {
+                "name": "syn", "protocol": "tcp", "tcp_flags": ["syn"], "limit": 1000,
+                "burst": 1000, "action": "block", "block_for": 60.0,
+            },
+            {
+                "name": "ping", "protocol": "icmp", "tcp_flags": [], "limit": 10, "burst": 50,
+                "action": "limit", "block_for": null,
+            },
+        ]);
+        assert_eq!(view["dos"], policies);
+
+        let view: serde_json::Value =
+            serde_json::from_str(&printed(FILE, &[], true)).expect("JSON");
+        assert_eq!(view["firewall"], serde_json::Value::Null);
+        assert_eq!(view["dos"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn what_does_not_fit() {
+        let loaded = crate::config::parse(PROTECTED, Path::new("lb.toml")).expect("a valid file");
+        let error = compile(&loaded.config, &Contents::new()).expect_err("blocklists are missing");
+        assert!(matches!(error, PlanError::Unread { .. }), "{error}");
     }
 
     const TUNNELS: &str = r#"
