@@ -73,7 +73,7 @@ static __always_inline void count_unrecorded(__u32 backend)
 }
 
 /* Leaves in `pending` how replies to the flow in w->c go back: w->other, under w->other_flow. */
-static __noinline int expect_reply(struct work *w)
+static __always_inline int expect_reply(struct work *w)
 {
 	struct pending *p = pending_of(&w->other_flow);
 
