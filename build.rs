@@ -12,12 +12,13 @@ use std::path::PathBuf;
 use libbpf_cargo::SkeletonBuilder;
 use xdplb_requirements::{clang, INSTALL};
 
-/// What is compiled, and the skeletons that come of it. The last is for the benchmarks, which measure
-/// the datapath's own body.
-const SOURCES: [(&str, &str); 3] = [
+/// What is compiled, and the skeletons that come of it. The last two are for tests/bench: the datapath's
+/// own body to measure, and frames to flood it with.
+const SOURCES: [(&str, &str); 4] = [
     ("bpf/xdp_lb.bpf.c", "xdp_lb.skel.rs"),
     ("bpf/xdp_decap.bpf.c", "xdp_decap.skel.rs"),
     ("tests/bench/bench.bpf.c", "bench.skel.rs"),
+    ("tests/bench/flood.bpf.c", "flood.skel.rs"),
 ];
 /// Headers with a list of reasons, and what it becomes.
 const REASONS: [(&str, &str); 2] = [

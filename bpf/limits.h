@@ -42,31 +42,40 @@ static __always_inline int is_of(const struct dos_source *way, __u64 source, __u
 	return *(const __u64 *)way->source == source && *(const __u16 *)&way->family == kind;
 }
 
-/* Whether `way` rather makes room than `other`: one that is free before one in use, one that is not
- * blocked before one that is, the one seen longest ago before the others. */
-static __always_inline int is_older(const struct dos_source *way, const struct dos_source *other,
-				    __u64 time)
+/* What the source would gain if it were forgotten: the end of its block, or when it last sent too
+ * much if that is no longer ago than a second. */
+static __always_inline __u64 held(const struct dos_source *way, __u64 time,
+				  const struct settings *s)
 {
-	int blocked = way->blocked_until > time, other_blocked = other->blocked_until > time;
+	return way->blocked_until + s->hz > time ? way->blocked_until : 0;
+}
+
+/* Whether `way` rather makes room than `other`: one that is free before one in use, one that loses
+ * nothing by it before one that is held, the one seen longest ago before the others. */
+static __always_inline int is_older(const struct dos_source *way, const struct dos_source *other,
+				    __u64 time, const struct settings *s)
+{
+	__u64 until = held(way, time, s), other_until = held(other, time, s);
 
 	if (!way->family || !other->family)
 		return !way->family;
-	if (blocked != other_blocked)
-		return other_blocked;
+	if (until != other_until)
+		return until < other_until;
 	return (__u32)time - way->last_seen > (__u32)time - other->last_seen;
 }
 
 /* Puts a source that has not been seen into the set, with all its buckets full. */
 static __noinline struct dos_source *enter(struct dos_set *set, __u64 source, __u32 kind)
 {
+	const struct settings *s = array_at(settings, 0);
 	struct dos_source *way;
 	__u64 time = bpf_jiffies64();
 	__u32 oldest = 0;
 
-	if (!set)
+	if (!set || !s)
 		return NULL;
 	for (__u32 i = 1; i < SOURCE_WAYS; i++)
-		if (is_older(&set->ways[i], &set->ways[oldest & (SOURCE_WAYS - 1)], time))
+		if (is_older(&set->ways[i], &set->ways[oldest & (SOURCE_WAYS - 1)], time, s))
 			oldest = i;
 	way = &set->ways[oldest & (SOURCE_WAYS - 1)];
 	way->blocked_until = 0;
@@ -103,9 +112,12 @@ static __always_inline int over_limit(struct dos_source *way, __u32 index, __u32
 	if (!policy || !hits)
 		return GO_ON;
 	hits->dropped++;
-	if (!policy->block_for)
-		return REASON_RATE_LIMITED;
 	way->policy = slot;
+	if (!policy->block_for) {
+		if (way->blocked_until < time)
+			way->blocked_until = time;
+		return REASON_RATE_LIMITED;
+	}
 	way->due[slot & (POLICY_LIMIT - 1)] = 0;
 	WRITE_ONCE(way->blocked_until, time + policy->block_for);
 	hits->blocked++;
@@ -146,13 +158,8 @@ __noinline int police(__u64 source, __u32 kind, __u32 tcp_flags)
 		}
 	}
 	if (likely(way)) {
-		__u64 until = READ_ONCE(way->blocked_until);
-
-		if (unlikely(until)) {
-			if (time < until)
-				return still_blocked(way, class);
-			way->blocked_until = 0;
-		}
+		if (unlikely(time < READ_ONCE(way->blocked_until)))
+			return still_blocked(way, class);
 		if (way->last_seen != (__u32)time)
 			way->last_seen = time;
 	} else {

@@ -157,6 +157,15 @@ static __always_inline int is_loop(const struct facts *f, const struct backend *
 	return out && out->ifindex == f->ingress;
 }
 
+/* The connection makes room for another. One whose backend is gone was counted with that. */
+static __always_inline void count_replaced(const struct conn *c)
+{
+	const struct backend *b = array_at(backends, c->backend);
+
+	if (c->state != CONN_CLOSED && b && (!b->generation || b->generation == c->generation))
+		count_closed(c->backend);
+}
+
 /*
  * A packet without a connection, or with one that is over (`stale`, in w->c). Chooses before it
  * forgets, so that a service that has lost all its backends for a moment loses no connection.
@@ -185,8 +194,7 @@ static __noinline int open_connection(struct work *w, int stale)
 	if (!port)
 		return REASON_NO_INTERFACE;
 	if (stale) {
-		if (c->conn.state != CONN_CLOSED)
-			count_closed(c->conn.backend);
+		count_replaced(&c->conn);
 		forget(f->family, &f->flow, c);
 	}
 	/* A reset without a connection goes by hash alone: it makes none. */

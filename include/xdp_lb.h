@@ -497,15 +497,16 @@ struct dos_source {
 	__be32 source[2]; /* IPv4: the address and 0; written as one __u64 */
 	__u8 family;	  /* 4, 6; 0: free */
 	__u8 class;	  /* enum protocol_class */
-	__u8 policy;	  /* 0..POLICY_LIMIT: the one that blocks */
+	__u8 policy;	  /* 0..POLICY_LIMIT: the one that blocks, or limits */
 	__u8 pad;
 	__u32 last_seen;	 /* jiffies, the low 32 bits */
-	__u64 blocked_until;	 /* jiffies; 0: not blocked */
+	__u64 blocked_until;	 /* jiffies; a time that is past: when it was no longer, or sent too
+				    much */
 	__u64 due[POLICY_LIMIT]; /* by policy: when a packet is due at the limit; see dos_policy */
 };
 
 /* `dos_sources`: a source is in the set that its hash names, or in none. The one seen longest ago
- * makes room, but none that is blocked while there is another. */
+ * makes room, but none that is blocked, or has just sent too much, while there is another. */
 struct dos_set {
 	struct dos_source ways[SOURCE_WAYS];
 };

@@ -95,7 +95,7 @@ licences() {
 scenarios() {
 	local output
 	output="$(mktemp "$work/scenarios.XXXXXX")"
-	XDPLB="$XDPLB" "$@" | tee "$output"
+	XDPLB="$XDPLB" FLOOD="${FLOOD:-}" "$@" | tee "$output"
 }
 
 install_missing "$BUILD_REQUIREMENTS" "$TOPOLOGY_REQUIREMENTS" "$TEST_REQUIREMENTS"
@@ -110,6 +110,7 @@ step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
 step "cargo deny" licences
 step "cargo test" cargo_test
 step "release build" build_release
+step "flood's generator" build_flood
 if [ -x "${XDPLB:-}" ]; then
 	step "end to end" scenarios tests/e2e/run.sh
 	for kernel in 6.1 6.12; do

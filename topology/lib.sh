@@ -284,7 +284,7 @@ serve_http() {
 				root $STATE/www;
 				location / { return 200 "$name\n"; }
 				location = /client { return 200 "\$remote_addr\n"; }
-				location = /big { limit_rate \$arg_rate; }
+				location = /big { limit_rate \$arg_rate; keepalive_requests 1000000; }
 				location /upload/ {
 					root $STATE;
 					dav_methods PUT;

@@ -183,3 +183,11 @@ build_release() {
 	as_cargo_user cargo build --release --quiet
 	XDPLB="$(target_directory)/release/xdplb"
 }
+
+# Builds the generator of tests/e2e/flood.sh and sets FLOOD to it, unless FLOOD names one already.
+build_flood() {
+	[ -z "${FLOOD:-}" ] || return 0
+	find_cargo
+	FLOOD="$(as_cargo_user cargo build --release --quiet --bench flood --message-format=json-render-diagnostics |
+		jq -r 'select(.reason == "compiler-artifact" and .target.name == "flood") | .executable')"
+}

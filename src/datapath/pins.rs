@@ -31,7 +31,7 @@ pub const BALANCER: Contents = Contents {
 };
 
 /// Every map that is pinned, under its own name.
-pub const NAMES: [&str; 35] = [
+pub const NAMES: [&str; 36] = [
     "settings",
     "filter",
     "vips",
@@ -65,6 +65,7 @@ pub const NAMES: [&str; 35] = [
     "dos_hits",
     "dos_sources",
     "new_flows",
+    "pending",
     "past",
     "expired",
 ];

@@ -22,12 +22,13 @@
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/bench.skel.rs"));
 }
+mod live_frames;
 
 use std::error::Error;
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -55,8 +56,6 @@ const QUIET: f64 = 0.9;
 /// How often a measurement is made, at most, until it is a quiet one.
 const TRIES: usize = 4;
 
-/// Frames that the kernel makes before it lets the receivers run: half a veth queue.
-const BATCH: u32 = 128;
 /// Frames in one system call: ten milliseconds and more.
 const RUN: u32 = 1 << 17;
 
@@ -364,7 +363,7 @@ impl<'a> Lab<'a> {
                         let mut busy = Duration::ZERO;
                         loop {
                             let run = frames.unwrap_or(RUN);
-                            send(program, run)?;
+                            live_frames::send(program, FRAME, run)?;
                             let now =
                                 Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
                             progress.sent.fetch_add(run.into(), Ordering::Relaxed);
@@ -482,27 +481,6 @@ struct Sample {
     cost: f64,
     /// The generators' share of the CPUs, 0 to 1.
     busy: f64,
-}
-
-/// Live frames, from where this thread is.
-fn send(program: BorrowedFd<'_>, frames: u32) -> Result<()> {
-    let mut blank = [0_u8; FRAME];
-    let mut options = libbpf_sys::bpf_test_run_opts {
-        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
-        data_in: blank.as_mut_ptr().cast(),
-        data_size_in: FRAME as u32,
-        repeat: frames.try_into()?,
-        flags: libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES,
-        batch_size: BATCH,
-        ..Default::default()
-    };
-    // SAFETY: the options are complete, and what they point at outlives the call.
-    let error = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) };
-    if error != 0 {
-        let error = std::io::Error::from_raw_os_error(-error);
-        return Err(format!("cannot send live frames: {error}; they need Linux 5.18").into());
-    }
-    Ok(())
 }
 
 /// The headers that the generators copy.

@@ -114,12 +114,7 @@ fn error_to_backend(path: &Path, ends: Ends, kind: Icmp) -> Packet {
 #[test]
 fn errors_about_a_connection() {
     let mut lab = Lab::new(&every());
-    lab.blocklists.insert(
-        "list".into(),
-        ["192.0.2.0/24", "2001:db8:f::/48"]
-            .map(|text| text.parse().expect("a prefix"))
-            .into(),
-    );
+    lab.set_blocklist("list", &["192.0.2.0/24", "2001:db8:f::/48"]);
     lab.reload(&with(ONLY_CLIENTS));
     let paths: Vec<Path> = cells::all()
         .flat_map(|cell| PROTOCOLS.map(|protocol| (cell, protocol)))

@@ -10,8 +10,11 @@ mod model;
 #[path = "../common/property.rs"]
 mod property;
 
+mod admission;
+mod allowed;
 mod answers;
 mod applied;
+mod blocklists;
 mod commands;
 mod direct;
 mod firewall;
@@ -20,7 +23,9 @@ mod firewall_properties;
 mod forward;
 mod fragments;
 mod harness;
+mod host_traffic;
 mod icmp;
+mod limits;
 mod malformed;
 mod not_ours;
 mod program;

@@ -3,6 +3,7 @@
 use libbpf_rs::{MapCore, MapFlags};
 use plain::Plain;
 use xdplb::datapath::abi::{self, bytes_of, from_bytes};
+use xdplb::state::firewall::Rule;
 
 use super::Lab;
 
@@ -51,6 +52,18 @@ impl Lab {
     /// `settings`
     pub fn live(&self) -> abi::settings {
         self.element("settings", 0)
+    }
+
+    /// The id of a rule by its name, of a blocklist by its path.
+    pub fn rule_id(&self, name: &str) -> u32 {
+        let firewall = self.desired.firewall.as_ref().expect("a firewall");
+        let mut rules = firewall.rules.iter();
+        let found = rules.find(|(_, rule)| match rule {
+            Rule::File(_, rule) => rule.name.as_deref() == Some(name),
+            Rule::Blocklist(_, path, _) => path.as_os_str() == name,
+            Rule::Default(_) => false,
+        });
+        *found.unwrap_or_else(|| panic!("no rule {name}")).0
     }
 
     /// What the rule of that id has decided, on all CPUs.

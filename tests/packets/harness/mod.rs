@@ -243,6 +243,15 @@ impl Lab {
         self.apply();
     }
 
+    /// What is in a file that `firewall.blocklists` names, from the next reload on.
+    pub fn set_blocklist(&mut self, path: &str, prefixes: &[&str]) {
+        let prefixes = prefixes.iter().map(|text| {
+            let prefix = text.parse();
+            prefix.unwrap_or_else(|error| panic!("{text} {error}"))
+        });
+        self.blocklists.insert(path.into(), prefixes.collect());
+    }
+
     /// Writes the plan and settings to the maps.
     pub fn apply(&mut self) {
         self.datapath
