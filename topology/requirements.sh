@@ -39,6 +39,7 @@ TEST_REQUIREMENTS="
 	traceroute                  traceroute
 	tracepath                   iputils-tracepath
 	tcpdump                     tcpdump
+	bird                        bird2
 	python3                     python3
 	shellcheck                  shellcheck
 	clang-format-19             clang-format-19
@@ -92,6 +93,9 @@ install_missing() {
 	if command -v systemctl >/dev/null; then
 		case " $packages " in
 		*" nginx "*) systemctl disable nginx >/dev/null 2>&1 || true ;;
+		esac
+		case " $packages " in
+		*" bird2 "*) systemctl disable bird >/dev/null 2>&1 || true ;;
 		esac
 	fi
 }
