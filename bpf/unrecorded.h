@@ -50,18 +50,28 @@ static __always_inline int opens_tcp(const struct facts *f)
 	       (f->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
-/* Whether the new flow of `scratch` may have an entry. Kinds are counted apart: a flood of one does
- * not take another's. */
+/* Kinds are counted apart: a flood of one does not take another's entries. */
+static __always_inline __u32 kind_of(const struct facts *f)
+{
+	if (f->flow.protocol != IPPROTO_TCP)
+		return FLOW_OTHER;
+	return opens_tcp(f) ? FLOW_SYN : FLOW_TCP;
+}
+
+/* Whether the new flow of `scratch` would have an entry if it were let in. */
 static __always_inline int may_record(const struct facts *f)
 {
 	const struct settings *s = array_at(settings, 0);
-	__u32 kind = FLOW_OTHER;
 
-	if (!s)
-		return 0;
-	if (f->flow.protocol == IPPROTO_TCP)
-		kind = opens_tcp(f) ? FLOW_SYN : FLOW_TCP;
-	return spend(array_at(new_flows, kind), s->new_flows);
+	return s && has_left(array_at(new_flows, kind_of(f)), s->new_flows);
+}
+
+/* Whether it has one, which counts. */
+static __always_inline int record(const struct facts *f)
+{
+	const struct settings *s = array_at(settings, 0);
+
+	return s && spend(array_at(new_flows, kind_of(f)), s->new_flows);
 }
 
 static __always_inline void count_unrecorded(__u32 backend)
