@@ -68,12 +68,14 @@ static __always_inline void count_forwarded(const struct packet *p, const struct
 	}
 }
 
-/* A connection that had an entry has come to its end. */
-static __always_inline void count_closed(__u32 backend)
+/* A connection that had an entry has come to its end. Those of a backend that is gone have been
+ * counted with it, and its id can be another's. */
+static __always_inline void count_closed(const struct conn *c)
 {
-	struct traffic *t = array_at(traffic, backend);
+	const struct backend *b = array_at(backends, c->backend);
+	struct traffic *t = array_at(traffic, c->backend);
 
-	if (t)
+	if (b && t && b->incarnation == c->generation)
 		t->closed++;
 }
 

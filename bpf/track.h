@@ -59,6 +59,7 @@ static __noinline int find_source(struct work *w, __u32 hash)
 {
 	const struct facts *f = &w->facts;
 	struct flow6 *client = &w->client;
+	int removed;
 
 	for (int i = 0; i <= NAT_TRIES; i++) {
 		if (i)
@@ -74,8 +75,10 @@ static __noinline int find_source(struct work *w, __u32 hash)
 		    is_alive(f->family, client, f->now))
 			continue;
 		/* Not swept yet. Its client is not to take our backend's entry for its own. */
-		table_remove(f->family, 1, client);
-		table_remove(f->family, 0, client);
+		removed = !table_remove(f->family, 1, client);
+		removed |= !table_remove(f->family, 0, client);
+		if (removed && w->other.conn.state != CONN_CLOSED)
+			count_closed(&w->other.conn);
 		raise_epoch();
 		return GO_ON;
 	}
@@ -97,8 +100,10 @@ static __noinline int store_connection(struct work *w)
 		raise_epoch();
 	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))
 		return REASON_TABLE_FULL;
-	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST))
+	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST)) {
+		count_opened(w->c.conn.backend);
 		return GO_ON;
+	}
 	/* Another CPU was first: its entry holds, and with full-nat it can have another port. */
 	found = !table_read(f->family, 0, &f->flow, &w->c);
 	reply_flow(&w->c, f->flow.protocol, &holder);
@@ -157,15 +162,6 @@ static __always_inline int is_loop(const struct facts *f, const struct backend *
 	return out && out->ifindex == f->ingress;
 }
 
-/* The connection makes room for another. One whose backend is gone was counted with that. */
-static __always_inline void count_replaced(const struct conn *c)
-{
-	const struct backend *b = array_at(backends, c->backend);
-
-	if (c->state != CONN_CLOSED && b && (!b->generation || b->generation == c->generation))
-		count_closed(c->backend);
-}
-
 /*
  * A packet without a connection, or with one that is over (`stale`, in w->c). Chooses before it
  * forgets, so that a service that has lost all its backends for a moment loses no connection.
@@ -194,7 +190,8 @@ static __noinline int open_connection(struct work *w, int stale)
 	if (!port)
 		return REASON_NO_INTERFACE;
 	if (stale) {
-		count_replaced(&c->conn);
+		if (c->conn.state != CONN_CLOSED)
+			count_closed(&c->conn);
 		forget(f->family, &f->flow, c);
 	}
 	/* A reset without a connection goes by hash alone: it makes none. */
@@ -236,10 +233,7 @@ static __noinline int open_connection(struct work *w, int stale)
 	if (reason != GO_ON)
 		return reason;
 	compute_deltas(&f->flow, c);
-	reason = store_connection(w);
-	if (reason == GO_ON)
-		count_opened(w->c.conn.backend);
-	return reason;
+	return store_connection(w);
 }
 
 /* What a segment of either direction does to a TCP connection (RFC 9293, section 3.3.2, as far
@@ -337,7 +331,7 @@ static __noinline int advance(struct work *w)
 	if (f->flow.protocol == IPPROTO_TCP)
 		advance_tcp(c, f->tcp_flags);
 	if (c->state == CONN_CLOSED && state != CONN_CLOSED)
-		count_closed(c->backend);
+		count_closed(c);
 	changed |= c->state != state || c->flags != flags;
 	if (!s || changed || idle_since(f->now, c->last_seen, s->refresh)) {
 		c->last_seen = f->now;

@@ -252,6 +252,9 @@ struct backend {
 	__be32 source[4];   /* tunnels: the outer source address */
 	__be32 source_mask; /* tunnels: the bits of source[3] that come from the flow; 0 there */
 	__u32 on_link;	    /* 1: the next hop is the backend itself, not a router before it */
+	__u32 incarnation;  /* its generation, while it is unusable too: whose connections are
+			       counted  for the id */
+	__u32 pad;
 	char name[NAME_LENGTH];
 };
 

@@ -32,7 +32,7 @@ plain! {
     vip_key: 24,
     vip: 8,
     service: 96,
-    backend: 136,
+    backend: 144,
     nat_source: 16,
     slots: 8,
     flow4: 16,

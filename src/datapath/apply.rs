@@ -300,6 +300,8 @@ impl Tables {
                 .map_or([0; 4], |outer| words_of(outer.address())),
             source_mask: backend.outer.map_or(0, |outer| outer.low_bits().to_be()),
             on_link: backend.hop.is_some_and(|hop| hop.on_link).into(),
+            incarnation: backend.generation,
+            pad: 0,
             name: name_to(&backend.name),
         };
         let live = self.backends.get(id).unwrap_or_default();

@@ -134,11 +134,8 @@ impl Ends {
     fn count(&self, entry: &Entry) {
         let closed = conn_state(entry.state.into()) == conn_state::CONN_CLOSED;
         let backend = self.backends.get(entry.backend);
-        let there = backend.is_some_and(|backend| {
-            backend.forward != 0
-                // Unusable at the moment, or the one that the connection was for.
-                && (backend.generation == 0 || backend.generation == entry.generation)
-        });
+        let there = backend
+            .is_some_and(|backend| backend.forward != 0 && backend.incarnation == entry.generation);
         if !entry.is_reply() && !closed && there {
             self.expired.increment(entry.backend);
         }

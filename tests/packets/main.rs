@@ -35,4 +35,5 @@ mod selection;
 mod sources;
 mod states;
 mod sweep;
+mod totals;
 mod unrecorded;

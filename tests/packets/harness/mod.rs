@@ -114,6 +114,8 @@ pub struct Entry {
     pub state: &'static str,
     pub is_reply: bool,
     pub backend: u32,
+    /// Of the backend that it was made for.
+    pub generation: u32,
 }
 
 /// What is counted. Everything that a packet can change.
@@ -583,6 +585,7 @@ fn entry(
         },
         is_reply: u32::from(conn.flags) & abi::conn_flag::CONN_REPLY.0 != 0,
         backend: conn.backend,
+        generation: conn.generation,
     }
 }
 
