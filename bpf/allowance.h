@@ -7,8 +7,8 @@
 
 #include "maps.h"
 
-/* Takes one of those of this second, if one is left. */
-static __always_inline int spend(struct allowance *a, __u32 a_second)
+/* Whether one of those of this second is left. */
+static __always_inline int is_left(struct allowance *a, __u32 a_second)
 {
 	const struct settings *s = array_at(settings, 0);
 	__u64 time = bpf_jiffies64();
@@ -19,7 +19,13 @@ static __always_inline int spend(struct allowance *a, __u32 a_second)
 		a->refilled = time;
 		a->tokens = a_second;
 	}
-	if (!a->tokens)
+	return !!a->tokens;
+}
+
+/* Takes one of them, if one is left. */
+static __always_inline int spend(struct allowance *a, __u32 a_second)
+{
+	if (!is_left(a, a_second))
 		return 0;
 	a->tokens--;
 	return 1;

@@ -198,7 +198,7 @@ static __noinline int open_connection(struct work *w, int stale)
 		forget(f->family, &f->flow, c);
 	}
 	/* A reset without a connection goes by hash alone: it makes none. */
-	recorded = !(f->tcp_flags & TCP_RST) && (w->has_room || may_record(f));
+	recorded = !(f->tcp_flags & TCP_RST) && may_record(f);
 
 	__builtin_memset(c, 0, sizeof(*c));
 	c->conn.backend = id;
@@ -403,8 +403,7 @@ __noinline int track(void)
 	/* Too many at once are not looked up among the half-open ones, of which one may be a
 	 * retransmission: by hash it goes where its entry would say. */
 	asks = f->missed && opens_tcp(f);
-	w->has_room = asks && may_record(f);
-	found = asks && !w->has_room ? -1 : find_connection(f->family, &f->flow, &w->c);
+	found = asks && !has_room_for_syn() ? -1 : find_connection(f->family, &f->flow, &w->c);
 	f->established = found > 0;
 	is_client = found >= 0 && !(w->c.conn.flags & CONN_REPLY);
 	goes_on = found >= 0 && !is_stale(w);

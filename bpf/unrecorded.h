@@ -64,6 +64,14 @@ static __always_inline int may_record(const struct facts *f)
 	return spend(array_at(new_flows, kind), s->new_flows);
 }
 
+/* Whether a SYN could have an entry. Takes nothing: it has yet to be let in. */
+static __always_inline int has_room_for_syn(void)
+{
+	const struct settings *s = array_at(settings, 0);
+
+	return s && is_left(array_at(new_flows, FLOW_SYN), s->new_flows);
+}
+
 static __always_inline void count_unrecorded(__u32 backend)
 {
 	struct traffic *t = array_at(traffic, backend);

@@ -47,7 +47,6 @@ struct work {
 	struct rule_match matched;
 	__u32 service;	     /* the packet's, if it is for a VIP */
 	__u32 admission;     /* as in struct conn */
-	__u32 has_room;	     /* it may have an entry, which has been counted */
 	__u32 mtu;	     /* for an ICMP error: what would have fitted */
 	__u32 dont_fragment; /* DF is set */
 	__u32 verdict;
