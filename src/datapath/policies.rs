@@ -128,12 +128,17 @@ fn class_of(protocol: PolicyProtocol) -> abi::protocol_class {
 }
 
 fn policy_value(policy: &Policy, class: abi::protocol_class, clock: Clock) -> abi::dos_policy {
-    let second = u64::from(clock.hz) << abi::xdplb_limit::TICK_SHIFT.0;
+    let jiffy = 1 << abi::xdplb_limit::TICK_SHIFT.0;
+    let second = u64::from(clock.hz) * jiffy;
     let interval = (second / u64::from(policy.limit.max(1))).max(1);
     let (flags_mask, flags) = policy.tcp_flags;
     abi::dos_policy {
         interval,
-        tolerance: interval.saturating_mul(policy.burst.into()),
+        // The packets of a jiffy come at once, as far as the clock can tell: a smaller bucket would let
+        // fewer of them through than the limit.
+        tolerance: interval
+            .saturating_mul(policy.burst.into())
+            .max(jiffy + interval),
         block_for: match policy.action {
             PolicyAction::Limit => 0,
             PolicyAction::Block(duration) => clock.ticks_of(duration).max(1),
@@ -183,6 +188,17 @@ mod tests {
             (value.flags_mask, value.flags, value.class),
             (0x12, 0x02, 0)
         );
+    }
+
+    #[test]
+    fn a_small_burst_lets_the_limit_through() {
+        let jiffy = 1 << abi::xdplb_limit::TICK_SHIFT.0;
+        for limit in [1, 100, 250, 300, 2000, 1_000_000] {
+            let value = policy(limit, 1, PolicyAction::Limit);
+            // Of what was not let through by the end of a jiffy nothing is left to the next.
+            assert!(value.tolerance >= jiffy + value.interval, "{limit}");
+            assert!(value.tolerance < jiffy + 2 * value.interval, "{limit}");
+        }
     }
 
     #[test]

@@ -155,6 +155,10 @@ for source in "$QUIET4" "$QUIET6"; do
 	nothing_missed "UDP from $source, below the limit, goes on meanwhile" "$WORK/ask-$source"
 done
 
+# What is dropped takes nothing from others: whatever a blocked source sends, there is room for entries.
+check_equal "all connections had an entry" \
+	"$(look stats --json | jq '[.services[] | select(.name == "web") | .unrecorded] | add')" 0
+
 # ---- a limit that changes frees whom it held
 send connect "$NOISY4" "$VIP4" 80 0 0.3 >"$WORK/noisy4" 2>&1
 check_equal "blocked once more" "$(dos_blocked "$SOURCE4")" tcp
@@ -190,4 +194,18 @@ limited "$NOISY4" "$QUIET4" "$VIP4"
 limited "$NOISY6" "$QUIET6" "$VIP6"
 check_equal "the rest is counted" "$(policy_value excess dropped)" "$(($(packets_counted rate_limited) - before))"
 check_equal "nobody is blocked" "$(look dos --json | jq '.blocked | length')" 0
+
+# A bucket of one packet, and more of them in a tick of the kernel's clock.
+config <<-TOML
+	[[dos]]
+	name = "even"
+	protocol = "udp"
+	limit = 1000
+	burst = 1
+	action = "limit"
+TOML
+check "reload: a small burst" reload_xdplb
+read -r answered _ sent <<<"$(send ask "$QUIET4" "$VIP4" 7 500 1)"
+check "a small burst lets through what is below the limit: $answered of $sent" \
+	test "$sent" -ge 300 -a "$answered" -gt $((sent * 6 / 10))
 end

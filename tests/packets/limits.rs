@@ -93,7 +93,7 @@ fn a_burst_and_no_more() {
     for (keys, burst, then) in [
         ("limit = 5\naction = \"limit\"", 5, LIMITED),
         ("limit = 1\nburst = 7\naction = \"limit\"", 7, LIMITED),
-        ("limit = 1000\nburst = 1\naction = \"limit\"", 1, LIMITED),
+        ("limit = 10\nburst = 1\naction = \"limit\"", 1, LIMITED),
         ("limit = 5\naction = \"block\"", 5, BLOCKED),
         (
             "limit = 1\nburst = 7\naction = \"block\"\nblock_for = \"1h\"",
