@@ -8,7 +8,7 @@
 #include "maps.h"
 
 /* Whether one of those of this second is left. */
-static __always_inline int is_left(struct allowance *a, __u32 a_second)
+static __always_inline int has_left(struct allowance *a, __u32 a_second)
 {
 	const struct settings *s = array_at(settings, 0);
 	__u64 time = bpf_jiffies64();
@@ -22,10 +22,10 @@ static __always_inline int is_left(struct allowance *a, __u32 a_second)
 	return !!a->tokens;
 }
 
-/* Takes one of them, if one is left. */
+/* Takes it. */
 static __always_inline int spend(struct allowance *a, __u32 a_second)
 {
-	if (!is_left(a, a_second))
+	if (!has_left(a, a_second))
 		return 0;
 	a->tokens--;
 	return 1;

@@ -320,11 +320,10 @@ static __noinline int error(struct xdp_md *ctx, struct work *w)
 	struct facts *f = &w->facts;
 	struct quoted q = {};
 	const struct backend *b;
-	struct flow6 key;
-	int reason = parse_quote(ctx, f, &q, &key);
+	int reason = parse_quote(ctx, f, &q, &w->quoted);
 
 	if (reason == GO_ON)
-		reason = find_quoted(w, &key);
+		reason = find_quoted(w, &w->quoted);
 	if (reason != GO_ON)
 		/* Whoever is not asked for it has it; the host may have talked as the VIP. */
 		return refuse(w, reason);

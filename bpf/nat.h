@@ -30,6 +30,12 @@ static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *
 	return !difference;
 }
 
+static __always_inline int same_flow4(const struct flow4 *a, const struct flow4 *b)
+{
+	return !((a->saddr ^ b->saddr) | (a->daddr ^ b->daddr) | (a->sport ^ b->sport) |
+		 (a->dport ^ b->dport) | (a->protocol ^ b->protocol));
+}
+
 /*
  * A claim stays until both entries of its connection are gone, so that even one whose entry the
  * LRU took is not given away under a connection that still runs. That connection gets it back.
@@ -37,7 +43,6 @@ static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *
 static __noinline long claim_ipv4(struct work *w)
 {
 	struct claim4 *value = &w->narrow_claim, *held;
-	const struct flow4 *owner = &value->owner;
 	long error;
 
 	narrow_flow(&w->facts.flow, &value->owner);
@@ -48,9 +53,7 @@ static __noinline long claim_ipv4(struct work *w)
 	if (!error)
 		return 0;
 	held = bpf_map_lookup_elem(&nat_ports, &w->narrow_flow);
-	if (!held || held->owner.saddr != owner->saddr || held->owner.daddr != owner->daddr ||
-	    held->owner.sport != owner->sport || held->owner.dport != owner->dport ||
-	    held->owner.protocol != owner->protocol)
+	if (!held || !same_flow4(&held->owner, &value->owner))
 		return error;
 	held->since = w->facts.now;
 	return 0;
@@ -74,14 +77,23 @@ static __noinline long claim_ipv6(struct work *w)
 	return 0;
 }
 
-/* Whether a connection holds the source in w->c. */
-static __noinline int is_claimed(struct work *w)
+/* Whether another connection holds the source in `scratch`. Not static: see track(). */
+__noinline int is_taken(void)
 {
+	struct work *w = array_at(scratch, 0);
+	const struct claim4 *held4;
+	const struct claim6 *held;
+
+	if (!w)
+		return 1;
 	if (w->facts.family == 4) {
+		narrow_flow(&w->facts.flow, &w->narrow_claim.owner);
 		narrow_flow(&w->other_flow, &w->narrow_flow);
-		return !!bpf_map_lookup_elem(&nat_ports, &w->narrow_flow);
+		held4 = bpf_map_lookup_elem(&nat_ports, &w->narrow_flow);
+		return held4 && !same_flow4(&held4->owner, &w->narrow_claim.owner);
 	}
-	return !!bpf_map_lookup_elem(&nat_ports6, &w->other_flow);
+	held = bpf_map_lookup_elem(&nat_ports6, &w->other_flow);
+	return held && !same_flow(&held->owner, &w->facts.flow);
 }
 
 /* From one try to the next another address, and with each round of them another port. */
@@ -151,7 +163,7 @@ static __noinline int first_source(struct work *w, const struct backend *b, __u3
 {
 	if (begin_search(w, b, hash) || set_source(w, 0))
 		return 0;
-	return !is_claimed(w);
+	return !is_taken();
 }
 
 #endif

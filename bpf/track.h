@@ -198,7 +198,7 @@ static __noinline int open_connection(struct work *w, int stale)
 		forget(f->family, &f->flow, c);
 	}
 	/* A reset without a connection goes by hash alone: it makes none. */
-	recorded = !(f->tcp_flags & TCP_RST) && may_record(f);
+	recorded = !(f->tcp_flags & TCP_RST) && record(f);
 
 	__builtin_memset(c, 0, sizeof(*c));
 	c->conn.backend = id;
@@ -393,7 +393,7 @@ static __always_inline __u32 service_of(const struct conn *c)
 __noinline int track(void)
 {
 	struct work *w = array_at(scratch, 0);
-	int asks, found, is_client, goes_on, reason = GO_ON;
+	int crowded, found, is_client, goes_on, reason = GO_ON;
 	const struct vip *vip;
 	struct facts *f;
 
@@ -402,8 +402,8 @@ __noinline int track(void)
 	f = &w->facts;
 	/* Too many at once are not looked up among the half-open ones, of which one may be a
 	 * retransmission: by hash it goes where its entry would say. */
-	asks = f->missed && opens_tcp(f);
-	found = asks && !has_room_for_syn() ? -1 : find_connection(f->family, &f->flow, &w->c);
+	crowded = f->missed && opens_tcp(f) && !may_record(f);
+	found = crowded ? -1 : find_connection(f->family, &f->flow, &w->c);
 	f->established = found > 0;
 	is_client = found >= 0 && !(w->c.conn.flags & CONN_REPLY);
 	goes_on = found >= 0 && !is_stale(w);

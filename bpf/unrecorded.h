@@ -50,26 +50,28 @@ static __always_inline int opens_tcp(const struct facts *f)
 	       (f->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
 }
 
-/* Whether the new flow of `scratch` may have an entry. Kinds are counted apart: a flood of one does
- * not take another's. */
+/* Kinds are counted apart: a flood of one does not take another's entries. */
+static __always_inline __u32 kind_of(const struct facts *f)
+{
+	if (f->flow.protocol != IPPROTO_TCP)
+		return FLOW_OTHER;
+	return opens_tcp(f) ? FLOW_SYN : FLOW_TCP;
+}
+
+/* Whether the new flow of `scratch` would have an entry if it were let in. */
 static __always_inline int may_record(const struct facts *f)
 {
 	const struct settings *s = array_at(settings, 0);
-	__u32 kind = FLOW_OTHER;
 
-	if (!s)
-		return 0;
-	if (f->flow.protocol == IPPROTO_TCP)
-		kind = opens_tcp(f) ? FLOW_SYN : FLOW_TCP;
-	return spend(array_at(new_flows, kind), s->new_flows);
+	return s && has_left(array_at(new_flows, kind_of(f)), s->new_flows);
 }
 
-/* Whether a SYN could have an entry. Takes nothing: it has yet to be let in. */
-static __always_inline int has_room_for_syn(void)
+/* Whether it has one, which counts. */
+static __always_inline int record(const struct facts *f)
 {
 	const struct settings *s = array_at(settings, 0);
 
-	return s && is_left(array_at(new_flows, FLOW_SYN), s->new_flows);
+	return s && spend(array_at(new_flows, kind_of(f)), s->new_flows);
 }
 
 static __always_inline void count_unrecorded(__u32 backend)
@@ -81,7 +83,7 @@ static __always_inline void count_unrecorded(__u32 backend)
 }
 
 /* Leaves in `pending` how replies to the flow in w->c go back: w->other, under w->other_flow. */
-static __noinline int expect_reply(struct work *w)
+static __always_inline int expect_reply(struct work *w)
 {
 	struct pending *p = pending_of(&w->other_flow);
 

@@ -39,6 +39,7 @@ struct work {
 	struct conn6 other; /* the other direction's */
 	struct flow6 other_flow;
 	struct flow6 client; /* of a connection that is in the way */
+	struct flow6 quoted; /* by an ICMP error, turned round */
 	struct conn4 narrow;
 	struct port_search search;
 	struct claim6 claim;

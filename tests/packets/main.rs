@@ -35,3 +35,4 @@ mod selection;
 mod sources;
 mod states;
 mod sweep;
+mod unrecorded;

@@ -235,8 +235,14 @@ impl Path {
     /// shows how the others will go.
     #[track_caller]
     pub fn knock(&mut self, lab: &Lab, dress: &Dress) -> Verdict {
+        self.knock_with(lab, dress, SYN)
+    }
+
+    /// Likewise, with other flags than those of an opening segment.
+    #[track_caller]
+    pub fn knock_with(&mut self, lab: &Lab, dress: &Dress, flags: u8) -> Verdict {
         let first = self.clone();
-        let shape = |ends| first.between(ends, SYN).packet();
+        let shape = |ends| first.between(ends, flags).packet();
         let sent = lab.send(CLIENTS, &self.sent(dress, shape));
         if sent.verdict != Verdict::Redirect {
             return sent.verdict;
