@@ -61,9 +61,18 @@ fn full_nat_gives_no_port_twice() {
                 seen: client,
                 ..template(case)
             };
-            let (verdict, bytes) = lab.run(CLIENTS, &blank.request(SYN).bytes());
-            assert_eq!(verdict, 4, "connection {port}, {case:?}");
-            let (source, backend) = ends_of(&bytes);
+            let syn = blank.request(SYN).bytes();
+            let mut sent = lab.send(CLIENTS, &syn);
+            // A kernel short of memory at that moment has none for the claim: the client sends again.
+            if sent.verdict == Verdict::Drop("table_full") {
+                sent = lab.send(CLIENTS, &syn);
+            }
+            assert_eq!(
+                sent.verdict,
+                Verdict::Redirect,
+                "connection {port}, {case:?}"
+            );
+            let (source, backend) = ends_of(&sent.bytes);
             assert_eq!(backend, case.backend());
             assert!((20000..=21999).contains(&source.port()), "{source}");
             assert!(seen.insert(source), "{source} twice, {case:?}");
