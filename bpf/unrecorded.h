@@ -53,6 +53,8 @@ static __always_inline int opens_tcp(const struct facts *f)
 /* Kinds are counted apart: a flood of one does not take another's entries. */
 static __always_inline __u32 kind_of(const struct facts *f)
 {
+	if (f->kind != WHOLE_PACKET)
+		return FLOW_FRAGMENT;
 	if (f->flow.protocol != IPPROTO_TCP)
 		return FLOW_OTHER;
 	return opens_tcp(f) ? FLOW_SYN : FLOW_TCP;

@@ -144,9 +144,10 @@ enum rule_protocol {
 
 /* New flows that are kept count of apart: `new_flows`, by element. */
 enum flow_kind {
-	FLOW_SYN,   /* TCP that begins with a SYN */
-	FLOW_TCP,   /* TCP that begins otherwise */
-	FLOW_OTHER, /* UDP */
+	FLOW_SYN,      /* TCP that begins with a SYN */
+	FLOW_TCP,      /* TCP that begins otherwise: among others what goes on after such a SYN */
+	FLOW_OTHER,    /* UDP */
+	FLOW_FRAGMENT, /* either, in fragments */
 	NR_FLOW_KINDS,
 };
 

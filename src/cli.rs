@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{value_parser, Args, Parser, Subcommand, ValueEnum};
 
 use crate::datapath::view::source_of;
-use crate::prefix::Prefix;
+use crate::prefix::{ParseError, Prefix};
 
 /// Where the maps are pinned unless the file or the command line says otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
@@ -132,13 +132,18 @@ pub struct Look {
 
 /// A source of `[[dos]]` policies, by an address or as `xdplb dos` prints it.
 fn source(text: &str) -> Result<Prefix, String> {
-    let prefix: Prefix = text.parse().map_err(|error| format!("it {error}"))?;
+    const SOURCES: &str =
+        "sources are IPv4 addresses and IPv6 /64 prefixes: `xdplb dos` lists them";
+    let prefix: Prefix = text.parse().map_err(|error| match error {
+        ParseError::NoPrefix => SOURCES.to_owned(),
+        error => format!("it {error}"),
+    })?;
     let address = prefix.address().to_canonical();
     let source = source_of(address);
     if prefix == Prefix::of(prefix.address()) || prefix == source {
         Ok(source)
     } else {
-        Err("sources are IPv4 addresses and IPv6 /64 prefixes: `xdplb dos` lists them".into())
+        Err(SOURCES.into())
     }
 }
 

@@ -39,6 +39,12 @@ pub enum ParseError {
     },
 }
 
+/// How many, for people: `1 prefix`, `2 prefixes`.
+pub fn count(prefixes: usize) -> String {
+    let ending = if prefixes == 1 { "" } else { "es" };
+    format!("{prefixes} prefix{ending}")
+}
+
 impl Prefix {
     /// The prefix of that many bits, at most all, that the address is in.
     pub fn covering(address: IpAddr, length: u8) -> Prefix {

@@ -87,6 +87,8 @@ licences() {
 		as_cargo_user cargo deny --log-level error check --hide-inclusion-graph
 	else
 		echo "Advisories are NOT checked, their database could not be fetched: $(grep -i fatal "$work/fetch" || tail -n 1 "$work/fetch")"
+		# Those of other platforms too, which building here does not ask for.
+		as_cargo_user cargo fetch --locked --quiet
 		as_cargo_user cargo deny --log-level error --offline check --hide-inclusion-graph bans licenses sources
 	fi
 }

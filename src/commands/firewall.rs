@@ -8,6 +8,7 @@ use super::{text, Error};
 use crate::cli::Look;
 use crate::datapath::view::{Rule, RuleKind};
 use crate::datapath::View;
+use crate::prefix;
 
 #[derive(Serialize)]
 struct Row {
@@ -75,8 +76,7 @@ pub fn run(look: &Look, out: &mut impl Write) -> Result<(), Error> {
 
 fn cells(row: Row) -> Vec<String> {
     let source = match row.prefixes {
-        Some(1) => "1 prefix".to_owned(),
-        Some(prefixes) => format!("{prefixes} prefixes"),
+        Some(prefixes) => prefix::count(prefixes as usize),
         None => row.source.unwrap_or_default(),
     };
     let name = match row.kind {

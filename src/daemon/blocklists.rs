@@ -9,6 +9,7 @@ use log::{error, info};
 
 use crate::config::blocklist::{self, Contents};
 use crate::config::{self, Config};
+use crate::prefix;
 
 /// Reads every blocklist that `config` names, which was read from `file`. In place of one that cannot be
 /// used, which is logged, goes what it had in `known`.
@@ -28,9 +29,9 @@ pub fn reload(config: &Config, file: &Path, known: &Contents) -> Result<Contents
                     error!("{line}");
                 }
                 error!(
-                    "blocklist {}: the {} prefixes before it stay in force",
+                    "blocklist {} stays as it was: {}",
                     path.display(),
-                    before.len()
+                    prefix::count(before.len())
                 );
                 contents.insert(path.clone(), before.clone());
             }
@@ -48,7 +49,11 @@ pub fn reload(config: &Config, file: &Path, known: &Contents) -> Result<Contents
 pub fn log_changes(before: &Contents, now: &Contents) {
     for (path, prefixes) in now {
         if before.get(path) != Some(prefixes) {
-            info!("blocklist {}: {} prefixes", path.display(), prefixes.len());
+            info!(
+                "blocklist {}: {}",
+                path.display(),
+                prefix::count(prefixes.len())
+            );
         }
     }
 }

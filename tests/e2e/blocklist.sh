@@ -124,7 +124,7 @@ half_a_million | sed "s|^$LISTED4\$|10.6.26.1270|" >"$WORK/many.txt"
 } | write_config
 check "reload: a list with a bad line, and a new service" reload_xdplb
 check_contains "the bad line is named" "$(cat "$LOG")" "ERROR +$WORK/many.txt:400000:1: .*10.6.26.1270"
-check_contains "the log says that the list before stays" "$(cat "$LOG")" 'many.txt: the 500000 prefixes before it stay in force'
+check_contains "the log says that the list before stays" "$(cat "$LOG")" 'many.txt stays as it was: 500000 prefixes'
 dropped "a spoilt list stays as it was" "$LISTED4" "$LISTED6"
 check_equal "the new service is there" "$(get "$VIP4:81" 2>&1)" b2
 

@@ -23,23 +23,26 @@ wait_for 10 grep -q ready "$STATE/logs/echo" || {
 # By the half of it everything that is tried meanwhile is done.
 BLOCK_FOR=6
 
-# config: the policies come on standard input.
+# config [HOST...]: the policies come on standard input; the hosts are the backends of web, b1 if
+# none is given.
 config() {
 	{
-		web_service b1
+		web_service "${@:-b1}"
 		service echo '"udp"' 7 5-tuple - b1
 		cat
 	} | write_config
 }
 
-# blocking SYN_LIMIT
+# blocking SYN_LIMIT [HOST...]
 blocking() {
-	config <<-TOML
+	local limit="$1"
+	shift
+	config "$@" <<-TOML
 		[[dos]]
 		name = "syn"
 		protocol = "tcp"
 		tcp_flags = "syn"
-		limit = $1
+		limit = $limit
 		action = "block"
 		block_for = "${BLOCK_FOR}s"
 
@@ -135,8 +138,11 @@ send ask "$NOISY4" "$VIP4" 7 0 0.3 >"$WORK/noisy4" 2>&1
 send ask "$NOISY6" "$VIP6" 7 0 0.3 >"$WORK/noisy6" 2>&1
 check_equal "IPv4: blocked for UDP" "$(dos_blocked "$SOURCE4")" udp
 check_equal "IPv6: blocked for UDP" "$(dos_blocked "$SOURCE6")" udp
+blocking 50 b1 b2
+check "reload: the policies are the same" reload_xdplb
+check_equal "who was blocked still is" "$(dos_blocked "$SOURCE4"), $(dos_blocked "$SOURCE6")" "udp, udp"
 check_fails "IPv4: blocked for UDP: no answer" echoed "$NOISY4" "$VIP4"
-check_equal "IPv4: not for TCP" "$(get_from "$NOISY4" "$VIP4" 2>&1)" b1
+check_contains "IPv4: not for TCP" "$(get_from "$NOISY4" "$VIP4" 2>&1)" '^b[12]$'
 check_contains "unblock says what it has done" "$(look dos unblock "$NOISY4")" "$NOISY4.*udp"
 check "unblock frees an IPv4 address at once" echoed "$NOISY4" "$VIP4"
 check_contains "unblock says so in JSON" "$(look dos unblock "$BESIDE6" --json | jq -c .)" '"protocols":\["udp"\]'

@@ -208,12 +208,12 @@ class Clients:
                 **summary(self.times),
                 "bytes": len(self.times) * BYTES,
                 "broken": self.broken.total(),
-                "why": dict(self.broken),
+                "failures": dict(self.broken),
             },
             "new": {
                 **summary(self.latencies),
                 "made": self.made,
-                "why_not": dict(self.unserved),
+                "failures": dict(self.unserved),
             },
         }
 

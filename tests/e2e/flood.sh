@@ -125,7 +125,8 @@ check_clients() {
 	local what="$1" report="$2" seconds="$3"
 	jq -r --argjson n "$ESTABLISHED" '
 		def times: "half within \(.median * 10000 | round / 10) ms, 99 % within \(.p99 * 10000 | round / 10) ms, "
-			+ "the longest \(.longest * 10000 | round / 10) ms, \(.slow) more than 1 s";
+			+ "the longest \(.longest * 10000 | round / 10) ms, \(.slow) more than 1 s"
+			+ (.failures | to_entries | map(", \(.key) \(.value)") | add // "");
 		(.established | "  established: \($n), broken \(.broken), \(.answers) answers, \(.bytes) bytes: " + times),
 		(.new | "  new: \(.made), served \(.answers): " + times)' <<<"$report" || true
 	check "$what: no established connection breaks" says "$report" \

@@ -198,36 +198,48 @@ fn each_kind_has_its_own() {
     sched_setaffinity(Pid::from_raw(0), &cpu).expect("to stay on one CPU");
     let mut lab = Lab::new(&every());
     let kinds = [
-        (Protocol::Tcp, SYN),
-        (Protocol::Tcp, ACK),
-        (Protocol::Udp, 0),
+        (Protocol::Tcp, SYN, false),
+        (Protocol::Tcp, ACK, false),
+        (Protocol::Udp, 0, false),
+        (Protocol::Tcp, SYN, true),
     ];
+    // All that a new flow sends.
+    let frames_of = |path: &Path, flags: u8, in_fragments: bool| {
+        let whole = path.request(flags);
+        if !in_fragments {
+            return vec![whole.bytes()];
+        }
+        let id = u32::from(path.client.port());
+        let piece = |n: usize| {
+            path.sent(&Dress::default(), |ends| {
+                let frame = path.between(ends, flags).with(|f| f.payload = vec![7; 200]);
+                frame.packet().fragments(id, 0, &[64, 128])[n].clone()
+            })
+        };
+        vec![piece(0), piece(1), piece(2)]
+    };
     // In each order, since what matters is who comes first.
-    for (attempt, order) in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]]
+    for (attempt, order) in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 2, 0, 3], [3, 0, 2, 1]]
         .iter()
         .enumerate()
     {
         for cell in cells::all() {
-            let frames: Vec<(Protocol, Vec<Vec<u8>>)> = order
+            let frames: Vec<Vec<u8>> = order
                 .iter()
-                .map(|&kind: &usize| {
-                    let (protocol, flags) = kinds[kind];
-                    let ports = 0..6_u16;
-                    let frames = ports.map(|n| {
+                .flat_map(|&kind: &usize| {
+                    let (protocol, flags, in_fragments) = kinds[kind];
+                    (0..6_u16).flat_map(move |n| {
                         let port = 1000 + 1000 * attempt as u16 + 100 * kind as u16 + n;
                         let path = cell.path(protocol, cell.client_at(port));
-                        path.request(flags).bytes()
-                    });
-                    (protocol, frames.collect())
+                        frames_of(&path, flags, in_fragments)
+                    })
                 })
                 .collect();
             let entries = lab.entries().len();
             lab.limit_new_flows(4);
             let start = Instant::now();
-            for (_, frames) in &frames {
-                for frame in frames {
-                    lab.run(CLIENTS, frame);
-                }
+            for frame in &frames {
+                lab.run(CLIENTS, frame);
             }
             // A second later there are four more.
             if start.elapsed() > Duration::from_millis(900) {
@@ -236,7 +248,7 @@ fn each_kind_has_its_own() {
             let each = if cell.mode.is_direct() { 1 } else { 2 };
             assert_eq!(
                 lab.entries().len(),
-                entries + 3 * 4 * each,
+                entries + kinds.len() * 4 * each,
                 "{order:?}, {cell:?}"
             );
         }

@@ -20,6 +20,7 @@ ROOT="$(cd "$HERE/../.." && pwd)"
 SCENARIOS=(
 	packets
 	nat_http
+	protection
 	dsr_kernel_tunnels
 	vlan_trunk
 )
