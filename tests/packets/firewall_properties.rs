@@ -23,7 +23,7 @@ use crate::property::check;
 
 /// Reloads wait for packets that are still on their way; the threads wait together.
 const THREADS: u32 = 12;
-const CASES: u32 = 50;
+const CASES: u32 = 35;
 
 /// The firewall as a file has it.
 fn text(firewall: &Firewall) -> String {

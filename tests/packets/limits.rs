@@ -405,16 +405,21 @@ fn who_is_blocked_and_what_for() {
     }
 }
 
-/// An IPv4 source and an IPv6 one whose first words are the same.
+/// An IPv4 source and an IPv6 one whose first words are the same, and two protocols of each: as many sources
+/// as there are places in a set, all of them in one.
 #[test]
-fn families_are_apart() {
-    let lab = Lab::new(&with(&policy(
-        "udp",
-        "udp",
-        "limit = 3\naction = \"block\"",
-    )));
+fn families_and_protocols_are_apart() {
+    let policies = ["tcp", "udp"]
+        .map(|protocol| policy(protocol, protocol, "limit = 3\naction = \"block\""))
+        .concat();
+    let lab = Lab::new(&with(&policies));
     slow_down(&lab);
-    let of = |ipv6| {
+    let one_set = abi::settings {
+        source_sets: 1,
+        ..lab.live()
+    };
+    lab.set_element("settings", 0, &one_set);
+    let of = |ipv6, kind| {
         let mut cells = cells::main_ways();
         let cell = cells.find(|cell| cell.ipv6 == ipv6).expect("a cell");
         let source = if ipv6 {
@@ -422,11 +427,15 @@ fn families_are_apart() {
         } else {
             ip("10.9.0.1")
         };
-        Knock::at(cell, Kind::Udp, source)
+        Knock::at(cell, kind, source)
     };
-    for ipv6 in [false, true] {
-        exhaust(&lab, &of(ipv6), 3, Verdict::Redirect, BLOCKED);
+    for kind in [Kind::Tcp, Kind::Udp] {
+        for ipv6 in [false, true] {
+            exhaust(&lab, &of(ipv6, kind), 3, Verdict::Redirect, BLOCKED);
+        }
     }
+    let set: abi::dos_set = lab.element("dos_sources", 0);
+    assert!(set.ways.iter().all(|way| way.family != 0), "four sources");
 }
 
 /// A block ends when it is to end, however much the source has sent meanwhile, and the next one takes as
