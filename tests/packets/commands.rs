@@ -256,7 +256,7 @@ fn what_is_no_source_or_interval() {
     let pins = Path::new("/sys/fs/bpf/xdplb");
     for (arguments, says) in [
         (&["dos", "unblock"][..], "<ADDR>"),
-        (&["dos", "unblock", "client"], "2001:db8::/32"),
+        (&["dos", "unblock", "client"], "IPv6 /64"),
         (&["dos", "unblock", "198.51.100.0/24"], "IPv6 /64"),
         (&["dos", "unblock", "2001:db8::/48"], "IPv6 /64"),
         (&["stats", "--watch=0"], "from 0.1 to 86400"),
