@@ -389,9 +389,10 @@ struct exchange {
 
 /* What went to a backend and came back. `traffic`, per CPU, by backend id. */
 struct traffic {
-	struct exchange by[NR_CLASSES]; /* enum protocol_class; errors about a connection are ICMP */
-	__u64 opened;			/* connections that got an entry */
-	__u64 closed;			/* of them, those that ended in sight of the datapath */
+	struct exchange
+		by[NR_CLASSES]; /* enum protocol_class; errors about a connection are ICMP */
+	__u64 opened;		/* connections that got an entry */
+	__u64 closed;		/* of them, those that ended in sight of the datapath */
 	__u64 unrecorded; /* packets that made no entry: too many new flows at once, or a reset */
 };
 
