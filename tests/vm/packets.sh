@@ -21,6 +21,12 @@ SKIP=(
 	properties::
 	selection::
 	command_line::
+	applied::
+	commands::
+	totals::
+	blocklists::
+	firewall::
+	limits::
 )
 
 : "${PROGRAMS:?where the compiled test programs are; tests/vm/run.sh sets it}"
