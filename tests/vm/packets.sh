@@ -5,7 +5,8 @@
 # Left out is what no kernel changes: the tests that send ten thousands of packets, which search
 # the program's arithmetic and take minutes where everything is emulated; which backend is chosen,
 # by tables that are made outside of the kernel, and which source port, by claims that are any
-# hash map's; and the command line.
+# hash map's; the command line, the commands and what they read; and every combination of firewall
+# rules and limits, of which the scenario `protection` has some.
 set -euo pipefail
 
 SKIP=(
