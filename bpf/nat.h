@@ -39,11 +39,14 @@ static __always_inline int same_flow4(const struct flow4 *a, const struct flow4 
 /*
  * A claim stays until both entries of its connection are gone, so that even one whose entry the
  * LRU took is not given away under a connection that still runs. That connection gets it back.
+ *
+ * An error is an int: before Linux 6.4 a map's functions return one, and what BPF reads as the
+ * upper half of a long says nothing of its sign.
  */
-static __noinline long claim_ipv4(struct work *w)
+static __noinline int claim_ipv4(struct work *w)
 {
 	struct claim4 *value = &w->narrow_claim, *held;
-	long error;
+	int error;
 
 	narrow_flow(&w->facts.flow, &value->owner);
 	narrow_flow(&w->other_flow, &w->narrow_flow);
@@ -59,10 +62,10 @@ static __noinline long claim_ipv4(struct work *w)
 	return 0;
 }
 
-static __noinline long claim_ipv6(struct work *w)
+static __noinline int claim_ipv6(struct work *w)
 {
 	struct claim6 *value = &w->claim, *held;
-	long error;
+	int error;
 
 	value->owner = w->facts.flow;
 	value->since = w->facts.now;
@@ -118,7 +121,7 @@ static long try_port(__u64 index, void *unused __attribute__((unused)))
 {
 	struct work *w = array_at(scratch, 0);
 	struct port_search *search;
-	long error;
+	int error;
 
 	if (!w || set_source(w, index))
 		return 1;
