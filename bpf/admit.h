@@ -11,7 +11,7 @@
 
 #include "connection.h"
 #include "firewall.h"
-#include "limits.h"
+#include "police.h"
 #include "maps.h"
 #include "packet.h"
 #include "select.h"

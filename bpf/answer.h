@@ -106,8 +106,8 @@ static __always_inline __u64 sum_address(const __be32 *address)
 /* An address of the interface that the packet came by, or the one that it was sent to. */
 static __always_inline void own_address(const struct facts *f, __be32 *address)
 {
-	const __u32 *port = bpf_map_lookup_elem(&port_index, &f->ingress);
-	const struct interface *in = port ? array_at(interfaces, *port) : NULL;
+	const __u32 *slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
+	const struct interface *in = slot ? array_at(interfaces, *slot) : NULL;
 
 	copy16(address, f->flow.daddr);
 	if (in && f->family == 4 && in->address4)

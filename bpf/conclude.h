@@ -25,7 +25,7 @@ static const __u64 leaving_reasons = 1ULL << REASON_UNKNOWN_PORT_PASSED |
  * A host that does not hold the VIP forwards the packet, and where its route is the one that the
  * packet came by it would be here again at once, until its TTL is used up.
  */
-static __noinline int leave(struct xdp_md *ctx, int reason)
+static __noinline int pass_to_host(struct xdp_md *ctx, int reason)
 {
 	struct work *w = array_at(scratch, 0);
 	struct bpf_fib_lookup route = {};
@@ -62,7 +62,7 @@ __noinline int conclude(struct xdp_md *ctx, int reason)
 	if (is_answer(reason) && reason != REASON_ECHO_ANSWERED)
 		reason = make_answer(ctx, reason);
 	else if (leaving_reasons >> reason & 1)
-		reason = leave(ctx, reason);
+		reason = pass_to_host(ctx, reason);
 	return finish(ctx->ingress_ifindex, reason);
 }
 

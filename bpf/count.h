@@ -29,9 +29,9 @@ static __always_inline int is_answer(int reason)
  */
 static __always_inline int send_back(__u32 ingress)
 {
-	__u32 *port = bpf_map_lookup_elem(&port_index, &ingress);
+	__u32 *slot = bpf_map_lookup_elem(&interface_slots, &ingress);
 
-	return port ? bpf_redirect_map(&tx_ports, *port, XDP_TX) : XDP_TX;
+	return slot ? bpf_redirect_map(&tx_ports, *slot, XDP_TX) : XDP_TX;
 }
 
 static __always_inline void count_reason(int reason)

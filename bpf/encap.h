@@ -93,7 +93,7 @@ static __always_inline int has_sum(const struct packet *p, __u32 l4_length)
  * right sums to zero, and so does an IPv4 header by itself. If the checksum is wrong, so is the
  * outer one, and the backend drops the packet as it would have done anyway.
  */
-static __always_inline void enter_ipv4(struct packet *p, struct inner *inner, int with_sum)
+static __always_inline void describe_inner_ipv4(struct packet *p, struct inner *inner, int with_sum)
 {
 	struct iphdr *ip = p->l3;
 	__u32 l4_length = inner->length - ip->ihl * 4U;
@@ -114,7 +114,7 @@ static __always_inline void enter_ipv4(struct packet *p, struct inner *inner, in
 				     ?: 0xffff;
 }
 
-static __always_inline void enter_ipv6(struct packet *p, struct inner *inner, int with_sum)
+static __always_inline void describe_inner_ipv6(struct packet *p, struct inner *inner, int with_sum)
 {
 	struct ipv6hdr *ip6 = p->l3;
 	const __u32 *words = p->l3;
@@ -184,7 +184,7 @@ static __always_inline void write_outer_ipv6(__u32 *outer, const struct inner *i
 	outer[0] = bpf_htonl(6U << 28 | inner->tos << 20);
 	outer[1] = length | t->protocol << 16 | (__u32)OUTER_TTL << 24;
 	for (int i = 0; i < 3; i++)
-		outer[2 + i] = t->backend->source[i];
+		outer[2 + i] = t->backend->outer_source[i];
 	outer[5] = t->saddr_last;
 	for (int i = 0; i < 4; i++)
 		outer[6 + i] = t->backend->address[i];
@@ -210,7 +210,7 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *p,
 	int with_sum = c->forward == FORWARD_GUE && b->family == 6;
 	struct tunnel t = {
 		.backend = b,
-		.saddr_last = b->source[3] | (entropy & b->source_mask),
+		.saddr_last = b->outer_source[3] | (entropy & b->outer_mask),
 		.sport = bpf_htons(GUE_FIRST_PORT + (entropy >> GUE_PORT_SHIFT)),
 	};
 	__be16 ethertype;
@@ -219,9 +219,9 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *p,
 	if (!s)
 		return REASON_NO_BACKEND;
 	if (p->ethertype == bpf_htons(ETH_P_IP))
-		enter_ipv4(p, &inner, with_sum);
+		describe_inner_ipv4(p, &inner, with_sum);
 	else
-		enter_ipv6(p, &inner, with_sum);
+		describe_inner_ipv6(p, &inner, with_sum);
 	t.dport = s->gue_port;
 	t.protocol = c->forward == FORWARD_GUE ? IPPROTO_UDP : inner.protocol;
 	t.payload = inner.length + (c->forward == FORWARD_GUE ? sizeof(struct udphdr) : 0);

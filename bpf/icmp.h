@@ -103,7 +103,7 @@ static __noinline int send_echo_reply(struct xdp_md *ctx, const struct facts *f)
 	return REASON_ECHO_ANSWERED;
 }
 
-static __noinline int echo(struct xdp_md *ctx, struct work *w)
+static __noinline int handle_echo(struct xdp_md *ctx, struct work *w)
 {
 	const struct facts *f = &w->facts;
 	const struct vip *vip = find_vip(&f->flow);
@@ -315,7 +315,7 @@ static __noinline int translate_error(struct xdp_md *ctx, struct work *w, const 
 	return GO_ON;
 }
 
-static __noinline int error(struct xdp_md *ctx, struct work *w)
+static __noinline int handle_error(struct xdp_md *ctx, struct work *w)
 {
 	struct facts *f = &w->facts;
 	struct quoted q = {};
@@ -347,7 +347,7 @@ static __noinline int error(struct xdp_md *ctx, struct work *w)
  * A whole ICMP packet. GO_ON: it goes with the connection in w->c, and is translated where that
  * connection is.
  */
-static __always_inline int icmp(struct xdp_md *ctx, struct work *w)
+static __always_inline int handle_icmp(struct xdp_md *ctx, struct work *w)
 {
 	struct facts *f = &w->facts;
 	struct icmp_header *header;
@@ -363,10 +363,10 @@ static __always_inline int icmp(struct xdp_md *ctx, struct work *w)
 	if ((void *)(header + 1) > (void *)(long)ctx->data_end)
 		return refuse(w, REASON_SPLIT_HEADER);
 	if (is_echo_request(header, f->family))
-		return echo(ctx, w);
+		return handle_echo(ctx, w);
 	if (is_error(header, f->family)) {
 		f->kind = ICMP_ERROR;
-		return error(ctx, w);
+		return handle_error(ctx, w);
 	}
 	f->spared = is_neighbour_discovery(header, f);
 	return refuse(w, REASON_OTHER_PROTOCOL);

@@ -66,10 +66,10 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 2 * NAT_SOURCE_LIMIT); /* a new pool beside the one in use */
+	__uint(max_entries, 2 * NAT_POOL_LIMIT); /* a new pool beside the one in use */
 	__type(key, __u32);
-	__type(value, struct nat_source);
-} nat_sources SEC(".maps");
+	__type(value, struct nat_address);
+} nat_pool SEC(".maps");
 
 /* Connections of which both directions have been seen: a flood of first packets cannot push them
  * out. */
@@ -226,7 +226,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, PORT_LIMIT);
+	__uint(max_entries, SLOT_LIMIT);
 	__type(key, __u32);
 	__type(value, struct interface);
 } interfaces SEC(".maps");
@@ -234,14 +234,14 @@ struct {
 /* From ifindex to position in `interfaces`; read for a new connection only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, PORT_LIMIT);
+	__uint(max_entries, SLOT_LIMIT);
 	__type(key, __u32);
 	__type(value, __u32);
-} port_index SEC(".maps");
+} interface_slots SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
-	__uint(max_entries, PORT_LIMIT);
+	__uint(max_entries, SLOT_LIMIT);
 	__type(key, __u32);
 	__type(value, __u32);
 } tx_ports SEC(".maps");

@@ -103,16 +103,16 @@ __noinline int is_taken(void)
 static __always_inline int set_source(struct work *w, __u32 step)
 {
 	const struct port_search *search = &w->search;
-	const struct nat_source *source;
+	const struct nat_address *source;
 
 	/* Neither is 0, which a division by it would need to know. */
-	source = array_at(nat_sources,
-			  search->sources + ((search->start >> 16) + step) % search->source_count);
+	source = array_at(nat_pool,
+			  search->pool + ((search->start >> 16) + step) % search->pool_size);
 	if (!source)
 		return -1;
 	copy16(w->c.saddr, source->address);
 	w->c.sport = bpf_htons(search->first +
-			       (search->start + step / search->source_count) % search->size);
+			       (search->start + step / search->pool_size) % search->size);
 	reply_flow(&w->c, w->facts.flow.protocol, &w->other_flow);
 	return 0;
 }
@@ -139,17 +139,17 @@ static __always_inline int begin_search(struct work *w, const struct backend *b,
 {
 	const struct settings *s = array_at(settings, 0);
 	struct port_search *search = &w->search;
-	__u64 sources = READ_ONCE(b->sources);
+	__u64 sources = READ_ONCE(b->nat_pool);
 
 	if (!s)
 		return -1;
 	search->start = hash;
-	search->sources = sources;
-	search->source_count = sources >> 32;
+	search->pool = sources;
+	search->pool_size = sources >> 32;
 	search->first = s->nat_port_first;
 	search->size = s->nat_port_last - s->nat_port_first + 1;
 	search->result = REASON_NO_PORT;
-	return search->size && search->source_count ? 0 : -1;
+	return search->size && search->pool_size ? 0 : -1;
 }
 
 /* full-nat: one of our addresses and a port of ours, in w->c. */

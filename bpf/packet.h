@@ -94,7 +94,7 @@ struct packet {
  * shape for both families. */
 struct facts {
 	struct flow6 flow; /* IPv4 addresses mapped */
-	struct hop source; /* the sender's MAC address; `port` is not set */
+	struct hop peer;   /* the sender's MAC address; `slot` is not set */
 	__u32 ingress;	   /* ifindex */
 	__u32 now;	   /* jiffies */
 	__u32 l3;	   /* from the frame's start: the IP header */

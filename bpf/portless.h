@@ -79,7 +79,7 @@ __noinline int balance_portless(struct xdp_md *ctx)
 		reason = follow_fragment(f);
 		reason = reason == GO_ON ? track() : refuse(w, reason);
 	} else {
-		reason = icmp(ctx, w);
+		reason = handle_icmp(ctx, w);
 		if (f->kind == ICMP_ERROR &&
 		    (reason == REASON_NOT_OURS || reason == REASON_ICMP_UNRELATED))
 			reason = relay_too_big(ctx, w, reason);

@@ -156,7 +156,7 @@ static __always_inline int is_loop(const struct facts *f, const struct backend *
 	__u64 hop = READ_ONCE(*(const __u64 *)&b->hop);
 	const struct interface *out;
 
-	if (b->forward < FORWARD_L2 || !b->on_link || !same_mac(hop, *(const __u64 *)&f->source))
+	if (b->forward < FORWARD_L2 || !b->on_link || !same_mac(hop, *(const __u64 *)&f->peer))
 		return 0;
 	out = array_at(interfaces, hop >> 48);
 	return out && out->ifindex == f->ingress;
@@ -172,7 +172,7 @@ static __noinline int open_connection(struct work *w, int stale)
 	struct conn6 *c = &w->c;
 	const struct backend *b;
 	const struct settings *s = array_at(settings, 0);
-	__u32 id, hash, *port;
+	__u32 id, hash, *slot;
 	int reason, recorded;
 
 	if (!s)
@@ -186,8 +186,8 @@ static __noinline int open_connection(struct work *w, int stale)
 		return REASON_TTL_EXPIRED;
 	if (is_loop(f, b))
 		return REASON_LOOP;
-	port = bpf_map_lookup_elem(&port_index, &f->ingress);
-	if (!port)
+	slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
+	if (!slot)
 		return REASON_NO_INTERFACE;
 	if (stale) {
 		if (c->conn.state != CONN_CLOSED)
@@ -202,8 +202,8 @@ static __noinline int open_connection(struct work *w, int stale)
 	c->conn.generation = b->generation;
 	c->conn.last_seen = f->now;
 	c->conn.ingress = f->ingress;
-	c->conn.hop = f->source;
-	c->conn.hop.port = *port;
+	c->conn.hop = f->peer;
+	c->conn.hop.slot = *slot;
 	c->conn.forward = b->forward;
 	c->conn.admission = w->admission;
 	c->conn.state = f->flow.protocol == IPPROTO_TCP ? CONN_OPENING : CONN_UDP;
@@ -314,17 +314,17 @@ static __noinline int advance(struct work *w)
 	}
 	if (c->flags & CONN_REPLY) {
 		c->flags |= CONN_REPLIED;
-	} else if (c->ingress != f->ingress || !same_mac(*(__u64 *)&f->source, *(__u64 *)&c->hop)) {
+	} else if (c->ingress != f->ingress || !same_mac(*(__u64 *)&f->peer, *(__u64 *)&c->hop)) {
 		/* Clients are answered by the way their packets come. */
-		__u32 *port = bpf_map_lookup_elem(&port_index, &f->ingress);
+		__u32 *slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
 
 		if (b && is_loop(f, b))
 			return REASON_LOOP;
-		if (!port)
+		if (!slot)
 			return REASON_NO_INTERFACE;
 		c->ingress = f->ingress;
-		c->hop = f->source;
-		c->hop.port = *port;
+		c->hop = f->peer;
+		c->hop.slot = *slot;
 		changed = 1;
 		raise_epoch();
 	}
@@ -421,8 +421,8 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 {
 	const struct ethhdr *eth = p->data;
 
-	__builtin_memcpy(f->source.mac, eth->h_source, ETH_ALEN);
-	f->source.port = 0;
+	__builtin_memcpy(f->peer.mac, eth->h_source, ETH_ALEN);
+	f->peer.slot = 0;
 	f->ingress = p->ingress;
 	f->now = now();
 	f->l3 = p->ethernet;

@@ -12,9 +12,9 @@
 
 /* How full-nat looks for a source; see nat.h. */
 struct port_search {
-	__u32 start;   /* from the flow's hash: where the search begins */
-	__u32 sources; /* slice of nat_sources: offset and size */
-	__u32 source_count;
+	__u32 start; /* from the flow's hash: where the search begins */
+	__u32 pool;  /* slice of nat_pool: offset and size */
+	__u32 pool_size;
 	__u32 first; /* of the range of ports */
 	__u32 size;
 	int result; /* GO_ON, or why there is none */

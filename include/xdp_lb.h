@@ -20,11 +20,11 @@
 
 enum xdplb_limit {
 	NAME_LENGTH = 64,	  /* of a service or backend, with the final NUL */
-	PORT_LIMIT = 64,	  /* network interfaces that XDP may be attached to */
+	SLOT_LIMIT = 64,	  /* network interfaces that XDP may be attached to */
 	FILTER_WORDS = 1024,	  /* 64 bits each: the address filter has 65,536 bits */
-	NAT_SOURCE_LIMIT = 4096,  /* addresses in the full-nat source pool */
+	NAT_POOL_LIMIT = 4096,	  /* addresses in the full-nat source pool */
 	NO_SERVICE = 0xffffffff,  /* vips: a VIP, but no service has the port */
-	NO_PORT_INDEX = 0xffff,	  /* hop.port: not resolved */
+	NO_SLOT = 0xffff,	  /* hop.slot: not resolved */
 	FRAGMENT_LIMIT = 16384,	  /* fragmented packets that are followed at a time */
 	RULE_BITS = 17,		  /* conn.admission: the rule's id; above it, of which rules */
 	RULE_LIMIT = 1 << 17,	  /* ids in `fw_rules`: rules, blocklists, the default */
@@ -158,7 +158,7 @@ enum flow_kind {
  */
 struct hop {
 	__u8 mac[6];
-	__u16 port; /* index into `interfaces` and `tx_ports` */
+	__u16 slot; /* index into `interfaces` and `tx_ports` */
 } __attribute__((aligned(8)));
 
 /* An interface that XDP is attached to. `interfaces`, by position. */
@@ -243,24 +243,25 @@ struct backend {
 	__be16 port;	  /* 0: the packet's own */
 	__u16 weight;
 	__be32 address[4];
-	__u32 service; /* index into `services` */
-	__u8 forward;  /* enum forward_mode; 0: the id is free */
-	__u8 family;   /* 4 or 6; with a tunnel, of the outer header */
-	__u8 state;    /* enum backend_state */
-	__u8 health;   /* enum backend_health */
-	__u64 sources; /* full-nat: slice of `nat_sources`: offset in the low 32 bits, size in the
+	__u32 service;	/* index into `services` */
+	__u8 forward;	/* enum forward_mode; 0: the id is free */
+	__u8 family;	/* 4 or 6; with a tunnel, of the outer header */
+	__u8 state;	/* enum backend_state */
+	__u8 health;	/* enum backend_health */
+	__u64 nat_pool; /* full-nat: slice of `nat_pool`: offset in the low 32 bits, size in the
 			  high */
-	__be32 source[4];   /* tunnels: the outer source address */
-	__be32 source_mask; /* tunnels: the bits of source[3] that come from the flow; 0 there */
-	__u32 on_link;	    /* 1: the next hop is the backend itself, not a router before it */
-	__u32 incarnation;  /* its generation, while it is unusable too: whose connections are
-			       counted  for the id */
+	__be32 outer_source[4]; /* tunnels: the outer source address */
+	__be32 outer_mask; /* tunnels: the bits of outer_source[3] that come from the flow; 0 there
+			    */
+	__u32 on_link;	   /* 1: the next hop is the backend itself, not a router before it */
+	__u32 incarnation; /* its generation, while it is unusable too: whose connections are
+			      counted  for the id */
 	__u32 pad;
 	char name[NAME_LENGTH];
 };
 
-/* An address of ours that full-nat may send from. `nat_sources`, by position. */
-struct nat_source {
+/* An address of ours that full-nat may send from. `nat_pool`, by position. */
+struct nat_address {
 	__be32 address[4];
 };
 

@@ -17,7 +17,7 @@ use xdplb::config::{
     self, Firewall as Wanted, Limits, PortRange, Prefix, RuleAction, RuleProtocol,
 };
 use xdplb::state::firewall::{
-    compile, Firewall, Level, Node, Rule, Step, BLOCKLIST_LIMIT, DEFAULT_ID, LEVEL_LIMIT,
+    compile, Level, Node, Rule, Ruleset, Step, BLOCKLIST_LIMIT, DEFAULT_ID, LEVEL_LIMIT,
 };
 use xdplb::state::PlanError;
 
@@ -33,7 +33,7 @@ fn contents(lists: &[Vec<Prefix>]) -> Vec<Arc<[Prefix]>> {
     lists.iter().map(|list| list.as_slice().into()).collect()
 }
 
-fn compiled(previous: Option<&Firewall>, wanted: &Wanted, lists: &[Vec<Prefix>]) -> Firewall {
+fn compiled(previous: Option<&Ruleset>, wanted: &Wanted, lists: &[Vec<Prefix>]) -> Ruleset {
     compile(previous, wanted, &LIMITS, contents(lists)).expect("it fits")
 }
 
@@ -48,7 +48,7 @@ fn mapped(address: IpAddr) -> u128 {
 }
 
 /// The value of the longest prefix, as an LPM trie with IPv4 in IPv6 finds it.
-fn longest(firewall: &Firewall, source: IpAddr) -> Node {
+fn longest(firewall: &Ruleset, source: IpAddr) -> Node {
     let bits = |prefix: &Prefix| match prefix.address() {
         IpAddr::V4(_) => 96 + u32::from(prefix.length()),
         IpAddr::V6(_) => u32::from(prefix.length()),
@@ -64,7 +64,7 @@ fn longest(firewall: &Firewall, source: IpAddr) -> Node {
 }
 
 /// The step of a level that a packet comes to, by the datapath's search.
-fn step<'a>(firewall: &'a Firewall, level: &Level, key: u32, source_port: u16) -> Option<&'a Step> {
+fn step<'a>(firewall: &'a Ruleset, level: &Level, key: u32, source_port: u16) -> Option<&'a Step> {
     let (first, count) = (level.first as usize, level.count as usize);
     let steps = &firewall.steps[first..first + count];
     let (mut low, mut high) = (0, steps.len());
@@ -87,7 +87,7 @@ fn step<'a>(firewall: &'a Firewall, level: &Level, key: u32, source_port: u16) -
 }
 
 /// What decides about a packet, and its id, found as the datapath finds it.
-fn look_up(firewall: &Firewall, packet: &Packet) -> (u32, bool) {
+fn look_up(firewall: &Ruleset, packet: &Packet) -> (u32, bool) {
     let level = match longest(firewall, packet.source) {
         Node::Blocklisted(id) => return (id, true),
         Node::Level(level) => level,
@@ -117,7 +117,7 @@ fn look_up(firewall: &Firewall, packet: &Packet) -> (u32, bool) {
 }
 
 /// The decision that an id stands for.
-fn decision(firewall: &Firewall, (id, denies): (u32, bool)) -> Decision {
+fn decision(firewall: &Ruleset, (id, denies): (u32, bool)) -> Decision {
     let action = if denies {
         RuleAction::Deny
     } else {
@@ -131,7 +131,7 @@ fn decision(firewall: &Firewall, (id, denies): (u32, bool)) -> Decision {
 }
 
 /// What whoever writes the maps, and the datapath, rely on.
-fn check_shape(firewall: &Firewall, limits: &Limits) {
+fn check_shape(firewall: &Ruleset, limits: &Limits) {
     let tables = limits.firewall_tables();
     assert!(firewall.prefixes.is_sorted_by(|(a, _), (b, _)| a < b));
     assert!(firewall.levels.len() <= tables.levels as usize);
@@ -247,7 +247,7 @@ fn wanted(rules: Vec<config::Rule>, blocklists: &[&str]) -> Wanted {
 }
 
 /// The ids of the rules, in file order.
-fn ids(firewall: &Firewall) -> Vec<u32> {
+fn ids(firewall: &Ruleset) -> Vec<u32> {
     let mut positions: Vec<_> = firewall
         .rules
         .iter()
@@ -260,7 +260,7 @@ fn ids(firewall: &Firewall) -> Vec<u32> {
     positions.into_iter().map(|(_, id)| id).collect()
 }
 
-fn files(firewall: &Firewall) -> BTreeMap<PathBuf, u32> {
+fn files(firewall: &Ruleset) -> BTreeMap<PathBuf, u32> {
     let file = |(id, rule): (&u32, &Rule)| match rule {
         Rule::Blocklist(_, path, _) => Some((path.clone(), *id)),
         _ => None,
@@ -450,7 +450,7 @@ fn reloads() {
     );
 }
 
-fn check_ids((wanted, before): (&Wanted, &Firewall), (next, after): (&Wanted, &Firewall)) {
+fn check_ids((wanted, before): (&Wanted, &Ruleset), (next, after): (&Wanted, &Ruleset)) {
     let (old, new) = (ids(before), ids(after));
     let unique: BTreeSet<_> = new.iter().chain(files(after).values()).copied().collect();
     assert_eq!(unique.len(), next.rules.len() + next.blocklists.len());
@@ -500,7 +500,7 @@ fn prefixes(texts: &[&str]) -> Vec<Prefix> {
     texts.iter().map(prefix).collect()
 }
 
-fn found(firewall: &Firewall) -> Vec<(String, bool)> {
+fn found(firewall: &Ruleset) -> Vec<(String, bool)> {
     let listed = |node: &Node| matches!(node, Node::Blocklisted(_));
     firewall
         .prefixes

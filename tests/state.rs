@@ -18,8 +18,8 @@ use xdplb::state::maglev::{size_for, MAX_SLOTS};
 use xdplb::state::ports::{cover, merge, PortPrefix};
 use xdplb::state::regions::{capacity_for, Regions, GRACE};
 use xdplb::state::{
-    bindings_changed, filter, plan, Backend, Desired, Echo, Family, Health, Hop, PlanError, Source,
-    SourceRange, Vip, World, NAT_SOURCE_LIMIT,
+    bindings_changed, filter, plan, Backend, Desired, Echo, Family, Health, Hop, OwnAddress,
+    PlanError, PoolSlice, Vip, World, NAT_POOL_LIMIT,
 };
 
 const VIP: &str = "203.0.113.11";
@@ -99,7 +99,7 @@ fn backend(address: IpAddr) -> config::Backend {
 
 const HOP: Hop = Hop {
     mac: MacAddress([2, 0, 0, 0, 0, 1]),
-    port: 1,
+    slot: 1,
     on_link: true,
 };
 
@@ -108,14 +108,14 @@ fn planned(previous: &Desired, config: &Config) -> Desired {
     planned_from(previous, config, &[])
 }
 
-fn planned_from(previous: &Desired, config: &Config, sources: &[Source]) -> Desired {
+fn planned_from(previous: &Desired, config: &Config, sources: &[OwnAddress]) -> Desired {
     plan(
         previous,
         config,
         &World {
             blocklists: &BTreeMap::new(),
             hop: &|_| Some(HOP),
-            sources,
+            own_addresses: sources,
         },
     )
     .expect("a plan")
@@ -136,9 +136,9 @@ fn find<'a>(desired: &'a Desired, address: &str) -> (u32, &'a Backend) {
     (*id, backend)
 }
 
-fn addresses(desired: &Desired, range: SourceRange) -> Vec<String> {
+fn addresses(desired: &Desired, range: PoolSlice) -> Vec<String> {
     let (first, count) = (range.first as usize, range.count as usize);
-    desired.nat_sources[first..first + count]
+    desired.nat_pool[first..first + count]
         .iter()
         .map(IpAddr::to_string)
         .collect()
@@ -329,7 +329,7 @@ fn planned_with(previous: &Desired, config: &Config, blocklists: &Contents) -> D
     let world = World {
         blocklists,
         hop: &|_| Some(HOP),
-        sources: &[],
+        own_addresses: &[],
     };
     plan(previous, config, &world).expect("a plan")
 }
@@ -437,7 +437,7 @@ fn a_blocklist_that_was_not_read_is_no_empty_one() {
     let world = World {
         blocklists: &read(&[("x", &[])]),
         hop: &|_| Some(HOP),
-        sources: &[],
+        own_addresses: &[],
     };
     let error = plan(&Desired::default(), &protected(&["x", "y"], 1), &world).expect_err("unread");
     assert_eq!(error, PlanError::Unread { path: "y".into() });
@@ -510,7 +510,7 @@ fn policies_stay_in_their_slots() {
     let world = World {
         blocklists: &Contents::new(),
         hop: &|_| Some(HOP),
-        sources: &[],
+        own_addresses: &[],
     };
     let error = plan(&third, &with(&full), &world).expect_err("nine");
     assert_eq!(
@@ -552,7 +552,7 @@ fn only_usable_backends_take_slots() {
     let world = World {
         blocklists: &BTreeMap::new(),
         hop: &|backend| (backend.address != lost).then_some(HOP),
-        sources: &[],
+        own_addresses: &[],
     };
     let desired = plan(&Desired::default(), &config(vec![web]), &world).expect("a plan");
     let usable: Vec<bool> = desired
@@ -582,7 +582,7 @@ fn a_table_is_made_anew_only_when_it_changes() {
     let unresolved = World {
         blocklists: &BTreeMap::new(),
         hop: &|_| None,
-        sources: &[],
+        own_addresses: &[],
     };
     let down = plan(&before, &original, &unresolved).expect("a plan");
     assert!(table(&down).is_empty());
@@ -608,12 +608,12 @@ fn full_nat(vips: &[&str], backends: &[&str]) -> Config {
 fn listed_addresses_serve_every_backend_of_their_family() {
     let mut config = full_nat(&[VIP, VIP6], &["10.0.0.1", "fd00::1"]);
     config.datapath.addresses = ["192.0.2.2", "2001:db8::2", "192.0.2.1"].map(ip).to_vec();
-    let own = [Source {
+    let own = [OwnAddress {
         address: ip("10.0.0.254"),
-        port: 1,
+        slot: 1,
     }];
     let desired = planned_from(&Desired::default(), &config, &own);
-    let from = |address| addresses(&desired, find(&desired, address).1.sources);
+    let from = |address| addresses(&desired, find(&desired, address).1.nat_pool);
     assert_eq!(from("10.0.0.1"), ["192.0.2.1", "192.0.2.2"]);
     assert_eq!(from("fd00::1"), ["2001:db8::2"]);
 }
@@ -631,9 +631,9 @@ fn own_addresses_are_those_of_the_interface_or_else_all() {
         ("127.0.0.1", 1),
         ("fe80::1", 2),
     ];
-    let own = own.map(|(address, port)| Source {
+    let own = own.map(|(address, port)| OwnAddress {
         address: ip(address),
-        port,
+        slot: port,
     });
     let third = |address: IpAddr| match address {
         IpAddr::V4(address) => u16::from(address.octets()[1]) + 1,
@@ -641,7 +641,7 @@ fn own_addresses_are_those_of_the_interface_or_else_all() {
     };
     let hop = |backend: &config::Backend| {
         Some(Hop {
-            port: third(backend.address),
+            slot: third(backend.address),
             ..HOP
         })
     };
@@ -651,24 +651,24 @@ fn own_addresses_are_those_of_the_interface_or_else_all() {
         &World {
             blocklists: &BTreeMap::new(),
             hop: &hop,
-            sources: &own,
+            own_addresses: &own,
         },
     )
     .expect("a plan");
-    let from = |address| addresses(&desired, find(&desired, address).1.sources);
+    let from = |address| addresses(&desired, find(&desired, address).1.nat_pool);
     assert_eq!(from("10.0.0.1"), ["10.0.0.253", "10.0.0.254"]);
     assert_eq!(from("10.1.0.1"), ["10.1.0.254"]);
     assert_eq!(from("10.2.0.1"), ["10.0.0.253", "10.0.0.254", "10.1.0.254"]);
-    assert_eq!(desired.nat_sources.len(), 4);
+    assert_eq!(desired.nat_pool.len(), 4);
 }
 
 #[test]
 fn full_nat_needs_a_source() {
     let mut config = full_nat(&[VIP], &["10.0.0.1"]);
     config.datapath.addresses = vec![ip("2001:db8::2")];
-    let own = [Source {
+    let own = [OwnAddress {
         address: ip("10.0.0.254"),
-        port: 1,
+        slot: 1,
     }];
     let desired = planned_from(&Desired::default(), &config, &own);
     let (_, backend) = find(&desired, "10.0.0.1");
@@ -678,25 +678,25 @@ fn full_nat_needs_a_source() {
 
 #[test]
 fn a_host_whose_only_address_is_the_vip_sends_from_it() {
-    let own = [Source {
+    let own = [OwnAddress {
         address: ip(VIP),
-        port: 1,
+        slot: 1,
     }];
     let desired = planned_from(&Desired::default(), &full_nat(&[VIP], &["10.0.0.1"]), &own);
     let (_, backend) = find(&desired, "10.0.0.1");
-    assert_eq!(addresses(&desired, backend.sources), [VIP]);
+    assert_eq!(addresses(&desired, backend.nat_pool), [VIP]);
     assert!(backend.usable);
 }
 
 #[test]
 fn nat_alone_leaves_the_pool_empty() {
-    let own = [Source {
+    let own = [OwnAddress {
         address: ip("10.0.0.254"),
-        port: 1,
+        slot: 1,
     }];
     let config = config(vec![service("web", &[VIP], 80, &["10.0.0.1"])]);
     assert!(planned_from(&Desired::default(), &config, &own)
-        .nat_sources
+        .nat_pool
         .is_empty());
 }
 
@@ -765,7 +765,7 @@ fn backends_of_a_tunnel_count_for_each_family() {
     let world = World {
         blocklists: &BTreeMap::new(),
         hop: &|_| Some(HOP),
-        sources: &[],
+        own_addresses: &[],
     };
     assert_eq!(
         plan(&Desired::default(), &config, &world),
@@ -787,7 +787,7 @@ fn only_l2_needs_the_backend_on_the_link() {
         let world = World {
             blocklists: &BTreeMap::new(),
             hop: &|_| Some(behind),
-            sources: &[],
+            own_addresses: &[],
         };
         let desired = plan(&Desired::default(), &config, &world).expect("a plan");
         let (_, backend) = find(&desired, "10.0.0.1");
@@ -809,9 +809,9 @@ fn a_tunnel_begins_at_the_first_source_that_there_is() {
         ("10.9.0.1", 2),
         ("fe80::1", 1),
     ];
-    let own = own.map(|(address, port)| Source {
+    let own = own.map(|(address, port)| OwnAddress {
         address: ip(address),
-        port,
+        slot: port,
     });
     let mut config = direct(Forward::Ipip, &[VIP], &["10.0.0.1", "fd00::1"]);
     let outer = |config: &Config| {
@@ -882,7 +882,7 @@ fn a_vip_answers_ping_while_a_backend_can_be_chosen() {
         let world = World {
             blocklists: &BTreeMap::new(),
             hop: &resolved(addresses),
-            sources: &[],
+            own_addresses: &[],
         };
         plan(previous, config, &world).expect("a plan")
     };
@@ -929,11 +929,11 @@ fn no_backend_is_the_services_own() {
 
 #[test]
 fn limits_are_named_with_what_to_do() {
-    let refused = |config: &Config, sources: &[Source]| {
+    let refused = |config: &Config, sources: &[OwnAddress]| {
         let world = World {
             blocklists: &BTreeMap::new(),
             hop: &|_| Some(HOP),
-            sources,
+            own_addresses: sources,
         };
         plan(&Desired::default(), config, &world).expect_err("refused")
     };
@@ -977,16 +977,16 @@ fn limits_are_named_with_what_to_do() {
     );
 
     let many = |count: usize| {
-        (0..count as u32).map(|index| Source {
+        (0..count as u32).map(|index| OwnAddress {
             address: IpAddr::from((0x0b00_0000 + index).to_be_bytes()),
-            port: 0,
+            slot: 0,
         })
     };
     let error = refused(
         &full_nat(&[VIP], &[]),
-        &many(NAT_SOURCE_LIMIT + 1).collect::<Vec<_>>(),
+        &many(NAT_POOL_LIMIT + 1).collect::<Vec<_>>(),
     );
-    assert_eq!(error, PlanError::Sources { count: 4097 });
+    assert_eq!(error, PlanError::NatPool { count: 4097 });
     assert!(error.to_string().contains("datapath.addresses"), "{error}");
 
     let mut crowd = config(vec![service("crowd", &[VIP], 80, &[])]);
@@ -1156,11 +1156,11 @@ fn shuffled(original: Config) -> impl Strategy<Value = Config> {
 
 const OWN: [(&str, u16); 3] = [("10.0.0.254", 1), ("10.1.0.254", 2), ("fd00::fe", 1)];
 
-fn own() -> Vec<Source> {
+fn own() -> Vec<OwnAddress> {
     OWN.iter()
-        .map(|(address, port)| Source {
+        .map(|(address, port)| OwnAddress {
             address: ip(address),
-            port: *port,
+            slot: *port,
         })
         .collect()
 }
@@ -1183,7 +1183,7 @@ fn is_sound(previous: &Desired, next: &Desired, config: &Config) -> Result<(), T
         prop_assert_eq!(backend.forward, service.forward);
         prop_assert_eq!(backend.outer.is_some(), backend.forward.is_tunnel());
         prop_assert!(
-            (backend.sources.first + backend.sources.count) as usize <= next.nat_sources.len()
+            (backend.nat_pool.first + backend.nat_pool.count) as usize <= next.nat_pool.len()
         );
         match previous.backends.get(id) {
             Some(old) => {

@@ -26,9 +26,9 @@ pub use crate::prefix::Prefix;
 pub use error::{Diagnostic, Error};
 pub use memory::{ConnectionTables, FirewallTables};
 
-/// The most interfaces that XDP may be attached to; `PORT_LIMIT` of the datapath.
+/// The most interfaces that XDP may be attached to; `SLOT_LIMIT` of the datapath.
 pub const INTERFACE_LIMIT: usize = 64;
-/// The most addresses in the full-nat source pool; `NAT_SOURCE_LIMIT` of the datapath.
+/// The most addresses in the full-nat source pool; `NAT_POOL_LIMIT` of the datapath.
 pub const ADDRESS_LIMIT: usize = 4096;
 /// The most bytes in the name of a service, backend, rule or policy; `NAME_LENGTH` of the datapath less
 /// the NUL.

@@ -5,8 +5,8 @@
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
 mod blocklists;
+pub(crate) mod interfaces;
 mod mtus;
-pub(crate) mod ports;
 pub(crate) mod signals;
 mod sweeping;
 
@@ -24,10 +24,10 @@ use crate::datapath::pins::PinDir;
 use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
 use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
-use crate::state::{self, Desired, Health, Source, World};
+use crate::state::{self, Desired, Health, OwnAddress, World};
 use crate::waiting::wait;
+use interfaces::Interfaces;
 use mtus::Mtus;
-use ports::Ports;
 use signals::Signals;
 use sweeping::Sweeping;
 
@@ -101,7 +101,7 @@ struct Daemon {
     // Stopped before the datapath goes.
     sweeping: Sweeping,
     datapath: Datapath,
-    ports: Ports,
+    interfaces: Interfaces,
     neighbours: Neighbours,
     signals: Signals,
     desired: Desired,
@@ -124,7 +124,7 @@ impl Daemon {
     /// Everything that can fail does so here, before any packet is touched, but for attaching itself.
     fn start(file: &Path, config: Config, blocklists: Contents) -> Result<Self, Error> {
         let mut neighbours = Neighbours::open()?;
-        let ports = Ports::find(&config, &neighbours)?;
+        let interfaces = Interfaces::find(&config, &neighbours)?;
         let pins = PinDir::open(&config.datapath.pin_dir)?;
         let mut datapath = Datapath::load(&config.limits)?;
         datapath.pin(pins)?;
@@ -136,15 +136,15 @@ impl Daemon {
             &config,
             &blocklists,
             &neighbours,
-            &ports,
+            &interfaces,
         )?;
-        let faults = faults(&config, &desired, &neighbours, &ports);
+        let faults = faults(&config, &desired, &neighbours, &interfaces);
         log_faults(&config, &Faults::new(), &faults);
         let mut mtus = Mtus::default();
-        mtus.check(&desired, &ports);
+        mtus.check(&desired, &interfaces);
         datapath.apply(&desired, &settings(&config))?;
 
-        let modes = ports.attach_all(&mut datapath, config.datapath.xdp_mode)?;
+        let modes = interfaces.attach_all(&mut datapath, config.datapath.xdp_mode)?;
         capabilities::drop_unneeded();
         let signals = Signals::install()?;
         let sweeping =
@@ -166,7 +166,7 @@ impl Daemon {
             blocklists,
             sweeping,
             datapath,
-            ports,
+            interfaces,
             neighbours,
             signals,
             desired,
@@ -214,7 +214,7 @@ impl Daemon {
 
     /// The network has changed: interfaces, routes, neighbours.
     fn follow(&mut self) {
-        self.ports
+        self.interfaces
             .follow(&self.config, &self.neighbours, &mut self.datapath);
         match self.plan().and_then(|next| self.put_in_force(next)) {
             Ok(()) => {}
@@ -222,10 +222,15 @@ impl Daemon {
                 error!("the network has changed, and the datapath could not follow: {error}")
             }
         }
-        let faults = faults(&self.config, &self.desired, &self.neighbours, &self.ports);
+        let faults = faults(
+            &self.config,
+            &self.desired,
+            &self.neighbours,
+            &self.interfaces,
+        );
         log_faults(&self.config, &self.faults, &faults);
         self.faults = faults;
-        self.mtus.check(&self.desired, &self.ports);
+        self.mtus.check(&self.desired, &self.interfaces);
     }
 
     /// Writes a plan, and the one after it if ids had to be freed first.
@@ -252,7 +257,7 @@ impl Daemon {
             &self.config,
             &self.blocklists,
             &self.neighbours,
-            &self.ports,
+            &self.interfaces,
         )
     }
 
@@ -297,15 +302,15 @@ impl Daemon {
         }
 
         // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
-        let former_ports = self.ports.names();
-        self.ports
+        let former_names = self.interfaces.names();
+        self.interfaces
             .add(&config, &self.neighbours, &mut self.datapath)?;
         let former = std::mem::replace(&mut self.config, config);
         let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
         if let Err(error) = self.adopt(&former) {
             self.config = former;
             self.blocklists = former_lists;
-            self.ports.keep_only(&former_ports, &mut self.datapath);
+            self.interfaces.keep_only(&former_names, &mut self.datapath);
             self.neighbours.track(targets(&self.config));
             // The plan before, should some of the new one have been written.
             if let Err(error) = self.datapath.apply(&self.desired, &settings(&self.config)) {
@@ -313,7 +318,7 @@ impl Daemon {
             }
             return Err(error);
         }
-        self.ports
+        self.interfaces
             .keep_only(&self.config.datapath.interfaces, &mut self.datapath);
         logging::reconfigure(self.config.log);
         blocklists::log_changes(&former_lists, &self.blocklists);
@@ -403,10 +408,15 @@ fn wait_for_answers(neighbours: &mut Neighbours, targets: &BTreeSet<Target>) -> 
 }
 
 /// Why backends that the file may have up count as down.
-fn faults(config: &Config, desired: &Desired, neighbours: &Neighbours, ports: &Ports) -> Faults {
+fn faults(
+    config: &Config,
+    desired: &Desired,
+    neighbours: &Neighbours,
+    interfaces: &Interfaces,
+) -> Faults {
     let unreachable = config.services.iter().flat_map(|service| {
         service.backends.iter().filter_map(|backend| {
-            let obstacle = ports.obstacle(neighbours, service.forward, &target(backend))?;
+            let obstacle = interfaces.obstacle(neighbours, service.forward, &target(backend))?;
             Some((backend.address, obstacle))
         })
     });
@@ -458,25 +468,25 @@ fn plan(
     config: &Config,
     blocklists: &Contents,
     neighbours: &Neighbours,
-    ports: &Ports,
+    interfaces: &Interfaces,
 ) -> Result<Desired, Error> {
-    let sources: Vec<Source> = neighbours
+    let own_addresses: Vec<OwnAddress> = neighbours
         .addresses()
         .filter_map(|(ifindex, address)| {
-            Some(Source {
+            Some(OwnAddress {
                 address,
-                port: ports.slot(ifindex)?,
+                slot: interfaces.slot(ifindex)?,
             })
         })
         .collect();
-    let hop = |backend: &config::Backend| ports.hop(neighbours, &target(backend)).ok();
+    let hop = |backend: &config::Backend| interfaces.hop(neighbours, &target(backend)).ok();
     Ok(state::plan(
         previous,
         config,
         &World {
             blocklists,
             hop: &hop,
-            sources: &sources,
+            own_addresses: &own_addresses,
         },
     )?)
 }
@@ -487,6 +497,6 @@ fn settings(config: &Config) -> Settings {
         unknown_port: config.datapath.unknown_port,
         hash_seed: config.datapath.hash_seed,
         gue_port: config.tunnel.gue_port,
-        nat_ports: ports::nat_ports(),
+        nat_ports: interfaces::nat_ports(),
     }
 }

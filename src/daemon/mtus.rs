@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use log::warn;
 
-use super::ports::Ports;
+use super::interfaces::Interfaces;
 use crate::config::Family;
 use crate::mtu::{self, Way};
 use crate::state::Desired;
@@ -27,15 +27,15 @@ impl Mtus {
     }
 
     /// Warns of interfaces that are too narrow, of each once while no MTU changes.
-    pub fn check(&mut self, desired: &Desired, ports: &Ports) {
-        let interfaces: BTreeMap<_, _> = ports.taken().collect();
-        let seen = interfaces.iter().map(|(port, i)| (*port, i.mtu)).collect();
+    pub fn check(&mut self, desired: &Desired, interfaces: &Interfaces) {
+        let interfaces: BTreeMap<_, _> = interfaces.taken().collect();
+        let seen = interfaces.iter().map(|(slot, i)| (*slot, i.mtu)).collect();
         if seen != self.seen {
             self.seen = seen;
             self.forget();
         }
         let ways = desired.backends.values().filter_map(|backend| {
-            let interface = interfaces.get(&backend.hop?.port)?;
+            let interface = interfaces.get(&backend.hop?.slot)?;
             Some(Way {
                 interface: &interface.name,
                 mtu: interface.mtu,

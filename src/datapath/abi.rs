@@ -9,7 +9,7 @@ pub use super::skeleton::types::{
     allowed_key, backend, backend_health, backend_state, claim4, claim6, clock_reading, conn,
     conn4, conn6, conn_flag, conn_state, counter, dos_policy, dos_set, dos_source, echo, epoch,
     exchange, expiries, filter, flow4, flow6, forward_mode, fw_level, fw_prefix, fw_prefix_key,
-    fw_rule, fw_step, hash_by, hits, hop, interface, nat_source, policy_hits, protocol_class,
+    fw_rule, fw_step, hash_by, hits, hop, interface, nat_address, policy_hits, protocol_class,
     reason, refusal, rule_action, rule_kind, rule_protocol, service, settings, slots, traffic, vip,
     vip_key, xdplb_limit,
 };
@@ -33,7 +33,7 @@ plain! {
     vip: 8,
     service: 96,
     backend: 144,
-    nat_source: 16,
+    nat_address: 16,
     slots: 8,
     flow4: 16,
     flow6: 40,

@@ -17,7 +17,7 @@ use super::totals::Totals;
 use super::{Datapath, Error, Tables};
 use crate::config::{AdminState, Forward, HashBy, Limits, Protocol, Refusal, Timeouts};
 use crate::state::ports::PortPrefix;
-use crate::state::{self, filter, Desired, Echo, Health, Vip, NAT_SOURCE_LIMIT};
+use crate::state::{self, filter, Desired, Echo, Health, Vip, NAT_POOL_LIMIT};
 
 /// What a file says that goes to the datapath as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,25 +226,23 @@ impl Tables {
     /// Writes the pool of full-nat addresses to the half of the array that is not in use, unless it is
     /// the one in use; gives back where it is.
     fn write_sources(&mut self, desired: &Desired) -> u32 {
-        let half = NAT_SOURCE_LIMIT as u32;
+        let half = NAT_POOL_LIMIT as u32;
         let holds = |tables: &Tables, start: u32| {
-            (start..)
-                .zip(&desired.nat_sources)
-                .all(|(index, &address)| {
-                    tables
-                        .nat_sources
-                        .get(index)
-                        .is_some_and(|live| live.address == words_of(address))
-                })
+            (start..).zip(&desired.nat_pool).all(|(index, &address)| {
+                tables
+                    .nat_pool
+                    .get(index)
+                    .is_some_and(|live| live.address == words_of(address))
+            })
         };
         if holds(self, self.sources) {
             return self.sources;
         }
         self.sources = half - self.sources;
-        for (index, &address) in (self.sources..).zip(&desired.nat_sources) {
-            self.nat_sources.set(
+        for (index, &address) in (self.sources..).zip(&desired.nat_pool) {
+            self.nat_pool.set(
                 index,
-                &abi::nat_source {
+                &abi::nat_address {
                     address: words_of(address),
                 },
             );
@@ -262,11 +260,11 @@ impl Tables {
         let hop = backend.hop.map_or(
             abi::hop {
                 mac: [0; 6],
-                port: abi::xdplb_limit::NO_PORT_INDEX.0 as u16,
+                slot: abi::xdplb_limit::NO_SLOT.0 as u16,
             },
             |hop| abi::hop {
                 mac: hop.mac.0,
-                port: hop.port,
+                slot: hop.slot,
             },
         );
         let mut value = abi::backend {
@@ -294,11 +292,11 @@ impl Tables {
                 Health::NoSource => abi::backend_health::HEALTH_NO_SOURCE,
             }
             .0 as u8,
-            sources: region(sources + backend.sources.first, backend.sources.count),
-            source: backend
+            nat_pool: region(sources + backend.nat_pool.first, backend.nat_pool.count),
+            outer_source: backend
                 .outer
                 .map_or([0; 4], |outer| words_of(outer.address())),
-            source_mask: backend.outer.map_or(0, |outer| outer.low_bits().to_be()),
+            outer_mask: backend.outer.map_or(0, |outer| outer.low_bits().to_be()),
             on_link: backend.hop.is_some_and(|hop| hop.on_link).into(),
             incarnation: backend.generation,
             pad: 0,
@@ -323,12 +321,12 @@ impl Tables {
             let generation = std::mem::take(&mut value.generation);
             self.backends.set(id, &value);
             value.generation = generation;
-        } else if live.source != value.source {
+        } else if live.outer_source != value.outer_source {
             // Bits from the flow belong to the prefix that they were cut for.
             self.backends.set(
                 id,
                 &abi::backend {
-                    source_mask: 0,
+                    outer_mask: 0,
                     ..live
                 },
             );

@@ -55,22 +55,22 @@ pub(super) struct Attached {
 }
 
 impl Datapath {
-    /// Attaches to an interface and gives it slot `port` (0..PORT_LIMIT, free).
+    /// Attaches to an interface and gives it slot `slot` (0..SLOT_LIMIT, free).
     ///
     /// # Errors
     /// When the kernel refuses, the interface has another XDP program, or the slot cannot be set; the
     /// interface is then as before.
     pub fn attach(
         &mut self,
-        port: u16,
+        slot: u16,
         interface: &Interface,
         mode: XdpMode,
     ) -> Result<Mode, Error> {
         let program = self.skeleton.progs.xdp_lb.as_fd();
         let (link, mode) = link::attach(program, &interface.name, interface.ifindex, mode)?;
-        self.set_interface(port, interface)?;
+        self.set_interface(slot, interface)?;
         self.attached.insert(
-            port,
+            slot,
             Attached {
                 interface: interface.clone(),
                 _link: link,
@@ -79,12 +79,12 @@ impl Datapath {
         Ok(mode)
     }
 
-    /// Makes an interface known under slot `port` without attaching to it.
+    /// Makes an interface known under slot `slot` without attaching to it.
     ///
     /// # Errors
     /// When a map cannot be written.
-    pub fn set_interface(&mut self, port: u16, interface: &Interface) -> Result<(), Error> {
-        let key = u32::from(port).to_ne_bytes();
+    pub fn set_interface(&mut self, slot: u16, interface: &Interface) -> Result<(), Error> {
+        let key = u32::from(slot).to_ne_bytes();
         let ifindex = interface.ifindex.to_ne_bytes();
         let maps = &self.skeleton.maps;
         let update = |map: &libbpf_rs::MapMut<'_>, key: &[u8], value: &[u8]| {
@@ -96,37 +96,37 @@ impl Datapath {
                 })
         };
         update(&maps.tx_ports, &key, &ifindex)?;
-        update(&maps.port_index, &ifindex, &key)?;
-        self.update_interface(port, interface);
+        update(&maps.interface_slots, &ifindex, &key)?;
+        self.update_interface(slot, interface);
         Ok(())
     }
 
-    /// Follows a change of what the interface in slot `port` has: MAC address, MTU, addresses. Its index
+    /// Follows a change of what the interface in slot `slot` has: MAC address, MTU, addresses. Its index
     /// is what it was.
-    pub fn update_interface(&mut self, port: u16, interface: &Interface) {
+    pub fn update_interface(&mut self, slot: u16, interface: &Interface) {
         let tables = &mut self.tables;
-        tables.interfaces.set(u32::from(port), &interface.element());
-        if let Some(attached) = self.attached.get_mut(&port) {
+        tables.interfaces.set(u32::from(slot), &interface.element());
+        if let Some(attached) = self.attached.get_mut(&slot) {
             attached.interface = interface.clone();
         }
     }
 
-    /// Detaches from the interface in slot `port` and frees the slot.
-    pub fn detach(&mut self, port: u16) {
-        let Some(attached) = self.attached.remove(&port) else {
+    /// Detaches from the interface in slot `slot` and frees the slot.
+    pub fn detach(&mut self, slot: u16) {
+        let Some(attached) = self.attached.remove(&slot) else {
             return;
         };
         self.tables
             .interfaces
-            .set(u32::from(port), &abi::interface::default());
+            .set(u32::from(slot), &abi::interface::default());
         let maps = &self.skeleton.maps;
         for (map, key) in [
-            (&maps.tx_ports, u32::from(port)),
-            (&maps.port_index, attached.interface.ifindex),
+            (&maps.tx_ports, u32::from(slot)),
+            (&maps.interface_slots, attached.interface.ifindex),
         ] {
             if let Err(error) = map.delete(&key.to_ne_bytes()) {
                 warn!(
-                    "{}: slot {port} not freed: {error}",
+                    "{}: slot {slot} not freed: {error}",
                     attached.interface.name
                 );
             }
@@ -137,6 +137,6 @@ impl Datapath {
     pub fn attached(&self) -> impl Iterator<Item = (u16, &Interface)> {
         self.attached
             .iter()
-            .map(|(&port, attached)| (port, &attached.interface))
+            .map(|(&slot, attached)| (slot, &attached.interface))
     }
 }

@@ -21,7 +21,7 @@ use crate::state::regions::GRACE;
 const NO_LEVEL: u32 = abi::xdplb_limit::NO_LEVEL.0;
 
 /// The firewall's maps, and what is known of their use.
-pub(super) struct Firewall {
+pub(super) struct FirewallMaps {
     prefixes: MapHandle,
     levels: Array<abi::fw_level>,
     steps: Array<abi::fw_step>,
@@ -30,14 +30,14 @@ pub(super) struct Firewall {
     /// When packets were last led away from a half of `levels` and `steps`.
     released: Option<Instant>,
     /// What the maps hold. `None`: that is not known.
-    applied: Option<Option<Arc<state::Firewall>>>,
+    applied: Option<Option<Arc<state::Ruleset>>>,
     /// Whether what is let in has changed since it was last asked.
     changed: bool,
 }
 
 /// A half of `levels` and `steps`: where each begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Half {
+struct Side {
     level: u32,
     step: u32,
 }
@@ -47,9 +47,9 @@ type Key = [u8; size_of::<abi::fw_prefix_key>()];
 /// The trie's nodes.
 type Nodes = HashMap<Key, abi::fw_prefix>;
 
-impl Firewall {
+impl FirewallMaps {
     pub(super) fn new(map: impl Fn(&str) -> Result<MapHandle, Error>) -> Result<Self, Error> {
-        Ok(Firewall {
+        Ok(FirewallMaps {
             prefixes: map("fw_prefixes")?,
             levels: Array::map(&map("fw_levels")?)?,
             steps: Array::map(&map("fw_steps")?)?,
@@ -67,9 +67,9 @@ impl Firewall {
     }
 
     /// Puts the rules and blocklists in force; without a firewall does nothing, which is
-    /// [`Firewall::clear`]'s part. Nothing is looked at when it is the one that was written last: a plan is
+    /// [`FirewallMaps::clear`]'s part. Nothing is looked at when it is the one that was written last: a plan is
     /// made whenever a neighbour changes, and comparing half a million prefixes takes half a second.
-    pub(super) fn write(&mut self, desired: Option<&Arc<state::Firewall>>) -> Result<(), Error> {
+    pub(super) fn write(&mut self, desired: Option<&Arc<state::Ruleset>>) -> Result<(), Error> {
         let Some(firewall) = desired else {
             return Ok(());
         };
@@ -122,7 +122,7 @@ impl Firewall {
 
     /// Empties the maps if there is to be no firewall. No packet may ask it any more from before the call
     /// on.
-    pub(super) fn clear(&mut self, desired: Option<&Arc<state::Firewall>>) -> Result<(), Error> {
+    pub(super) fn clear(&mut self, desired: Option<&Arc<state::Ruleset>>) -> Result<(), Error> {
         if desired.is_some() || self.holds(desired) {
             return Ok(());
         }
@@ -133,12 +133,12 @@ impl Firewall {
             thread::sleep(GRACE);
             batch::delete(&self.prefixes, &obsolete)?;
         }
-        self.describe(&state::Firewall::default())?;
+        self.describe(&state::Ruleset::default())?;
         self.applied = Some(None);
         Ok(())
     }
 
-    fn holds(&self, desired: Option<&Arc<state::Firewall>>) -> bool {
+    fn holds(&self, desired: Option<&Arc<state::Ruleset>>) -> bool {
         match (&self.applied, desired) {
             (Some(Some(applied)), Some(desired)) => Arc::ptr_eq(applied, desired),
             (Some(None), None) => true,
@@ -147,7 +147,7 @@ impl Firewall {
     }
 
     /// The plan sees to it: this is for plans made otherwise.
-    fn check_room(&self, firewall: &state::Firewall) -> Result<(), Error> {
+    fn check_room(&self, firewall: &state::Ruleset) -> Result<(), Error> {
         let ids = firewall.rules.keys().next_back().map_or(0, |id| id + 1);
         let limits = "raise limits.firewall_rules and restart";
         for (what, needed, room, remedy) in [
@@ -172,7 +172,7 @@ impl Firewall {
             ),
         ] {
             if needed > room as usize {
-                return Err(Error::Firewall {
+                return Err(Error::FirewallRoom {
                     what,
                     needed,
                     room: room as usize,
@@ -195,7 +195,7 @@ impl Firewall {
 
     /// Where the trie leads to. Into both halves it can only if the kernel has refused a part of what was
     /// to be written: then where most of it leads to.
-    fn half_in_use(&self, live: &Nodes) -> Option<Half> {
+    fn half_in_use(&self, live: &Nodes) -> Option<Side> {
         let halves = self.halves();
         let mut counts = [0_usize; 2];
         for node in live.values().filter(|node| node.level != NO_LEVEL) {
@@ -207,15 +207,15 @@ impl Firewall {
         }
     }
 
-    fn halves(&self) -> [Half; 2] {
-        let second = Half {
+    fn halves(&self) -> [Side; 2] {
+        let second = Side {
             level: self.levels.length() / 2,
             step: self.steps.length() / 2,
         };
-        [Half { level: 0, step: 0 }, second]
+        [Side { level: 0, step: 0 }, second]
     }
 
-    fn holds_rules(&self, half: Half, firewall: &state::Firewall) -> bool {
+    fn holds_rules(&self, half: Side, firewall: &state::Ruleset) -> bool {
         let levels = (half.level..).zip(&firewall.levels).all(|(index, level)| {
             let live = self.levels.get(index);
             live.is_some_and(|live| bytes_of(&live) == bytes_of(&level_value(level, half)))
@@ -229,7 +229,7 @@ impl Firewall {
 
     /// Writes levels and steps to the half that is not in use, once packets that may still be on their way
     /// through it have left it.
-    fn write_rules(&mut self, in_use: Option<Half>, firewall: &state::Firewall) -> Half {
+    fn write_rules(&mut self, in_use: Option<Side>, firewall: &state::Ruleset) -> Side {
         let [first, second] = self.halves();
         let half = if in_use == Some(first) { second } else { first };
         if let Some(released) = self.released {
@@ -245,7 +245,7 @@ impl Firewall {
     }
 
     /// Says what each id stands for; one that stands for another rule than before begins to count anew.
-    fn describe(&mut self, firewall: &state::Firewall) -> Result<(), Error> {
+    fn describe(&mut self, firewall: &state::Ruleset) -> Result<(), Error> {
         for id in 0..self.rules.length() {
             let value = firewall
                 .rules
@@ -292,7 +292,7 @@ pub(super) fn mapped_length(prefix: &Prefix) -> u32 {
     u32::from(Family::Ipv6.bits() - family.bits() + prefix.length())
 }
 
-fn prefix_value(node: Node, half: Half) -> abi::fw_prefix {
+fn prefix_value(node: Node, half: Side) -> abi::fw_prefix {
     match node {
         Node::Blocklisted(blocklist) => abi::fw_prefix {
             blocklist,
@@ -305,7 +305,7 @@ fn prefix_value(node: Node, half: Half) -> abi::fw_prefix {
     }
 }
 
-fn level_value(level: &Level, half: Half) -> abi::fw_level {
+fn level_value(level: &Level, half: Side) -> abi::fw_level {
     abi::fw_level {
         first: half.step + level.first,
         count: level.count,

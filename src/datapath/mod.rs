@@ -117,7 +117,7 @@ pub enum Error {
     },
     /// More rules or prefixes than the firewall's maps hold.
     #[error("the firewall needs {needed} {what}, and there is room for {room}: {remedy}")]
-    Firewall {
+    FirewallRoom {
         /// Of what.
         what: &'static str,
         /// How many there are.
@@ -151,7 +151,7 @@ pub struct Datapath {
     attached: BTreeMap<u16, attach::Attached>,
     pins: Option<PinDir>,
     tables: Tables,
-    firewall: firewall::Firewall,
+    firewall: firewall::FirewallMaps,
     allowed: allowed::Allowed,
     policies: policies::Policies,
     totals: totals::Totals,
@@ -171,9 +171,9 @@ struct Tables {
     services: Array<abi::service>,
     backends: Array<abi::backend>,
     maglev: Array<abi::slots>,
-    nat_sources: Array<abi::nat_source>,
+    nat_pool: Array<abi::nat_address>,
     interfaces: Array<abi::interface>,
-    /// Where in `nat_sources` the pool in use begins.
+    /// Where in `nat_pool` the pool in use begins.
     sources: u32,
     regions: Regions,
     /// Addresses of backends that the plans no longer have, and since when.
@@ -183,10 +183,10 @@ struct Tables {
 // What the rest of the program goes by is what the datapath was compiled with.
 const _: () = {
     use abi::xdplb_limit as limit;
-    assert!(config::INTERFACE_LIMIT == limit::PORT_LIMIT.0 as usize);
-    assert!(config::ADDRESS_LIMIT == limit::NAT_SOURCE_LIMIT.0 as usize);
+    assert!(config::INTERFACE_LIMIT == limit::SLOT_LIMIT.0 as usize);
+    assert!(config::ADDRESS_LIMIT == limit::NAT_POOL_LIMIT.0 as usize);
     assert!(config::NAME_LIMIT + 1 == limit::NAME_LENGTH.0 as usize);
-    assert!(state::NAT_SOURCE_LIMIT == limit::NAT_SOURCE_LIMIT.0 as usize);
+    assert!(state::NAT_POOL_LIMIT == limit::NAT_POOL_LIMIT.0 as usize);
     assert!(state::filter::WORDS == limit::FILTER_WORDS.0 as usize);
     assert!(config::POLICY_LIMIT == limit::POLICY_LIMIT.0 as usize);
     assert!(state::firewall::PREFIX_LIMIT == limit::PREFIX_LIMIT.0 as usize);
@@ -284,7 +284,7 @@ impl Datapath {
             services: Array::map(&maps.services)?,
             backends: Array::map(&maps.backends)?,
             maglev: Array::map(&maps.maglev)?,
-            nat_sources: Array::map(&maps.nat_sources)?,
+            nat_pool: Array::map(&maps.nat_pool)?,
             interfaces: Array::map(&maps.interfaces)?,
             sources: 0,
             regions: Regions::new(regions::capacity_for(limits)),
@@ -292,7 +292,7 @@ impl Datapath {
         };
         let map = |name: &str| handle(&skeleton, name);
         let (firewall, allowed) = (
-            firewall::Firewall::new(map)?,
+            firewall::FirewallMaps::new(map)?,
             allowed::Allowed::new(map("allowed_sources")?),
         );
         let (policies, totals) = (policies::Policies::new(map)?, totals::Totals::new(map)?);

@@ -15,7 +15,7 @@ use log::{debug, error, info, warn, LevelFilter};
 use crate::capabilities;
 use crate::cli::{DecapOptions, ModeName};
 use crate::config::{Log, LogFormat, XdpMode};
-use crate::daemon::ports::usable_link;
+use crate::daemon::interfaces::usable_link;
 use crate::daemon::signals::{self, Signals};
 use crate::datapath;
 use crate::datapath::pins::PinDir;

@@ -122,7 +122,7 @@ impl fmt::Display for State {
 
 /// The key of a neighbour. A link-local address means something only together with its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Hop {
+pub(super) struct NextHop {
     pub ifindex: u32,
     pub address: IpAddr,
 }
@@ -158,8 +158,8 @@ pub(super) enum Event {
     /// A link exists; `None` for what the message left out.
     Link(LinkNews),
     LinkGone(u32),
-    Neighbour(Hop, Entry),
-    NeighbourGone(Hop),
+    Neighbour(NextHop, Entry),
+    NeighbourGone(NextHop),
     /// An own address, and whether it is fit as a source.
     Address {
         ifindex: u32,
@@ -196,7 +196,7 @@ pub(super) enum Touched {
     Addresses(u32),
     /// Another own address of this interface, perhaps the link-local one that ND asks from.
     OtherAddress(u32),
-    Neighbour(Hop),
+    Neighbour(NextHop),
     Routes,
 }
 
@@ -208,7 +208,7 @@ pub(super) struct Facts {
     pub addresses: BTreeSet<(u32, IpAddr)>,
     /// All own addresses.
     pub local: BTreeSet<(u32, IpAddr)>,
-    pub neighbours: HashMap<Hop, Entry>,
+    pub neighbours: HashMap<NextHop, Entry>,
 }
 
 impl Facts {
@@ -316,8 +316,8 @@ pub(super) struct Path {
 
 impl Path {
     /// Whose MAC address is needed.
-    pub fn hop(&self, target: &Target) -> Hop {
-        Hop {
+    pub fn hop(&self, target: &Target) -> NextHop {
+        NextHop {
             ifindex: self.ifindex,
             address: self.gateway.unwrap_or(target.address),
         }
@@ -613,7 +613,7 @@ mod tests {
             address,
             usable: true,
         });
-        let hop = Hop {
+        let hop = NextHop {
             ifindex: 1,
             address,
         };
@@ -778,7 +778,7 @@ mod tests {
             ifindex: 1,
             gateway: None,
         });
-        let hop = Hop {
+        let hop = NextHop {
             ifindex: 1,
             address: t.address,
         };
@@ -829,7 +829,7 @@ mod tests {
             ifindex: 1,
             gateway: Some(gateway),
         });
-        let hop = Hop {
+        let hop = NextHop {
             ifindex: 1,
             address: gateway,
         };

@@ -21,7 +21,7 @@ use nix::libc;
 
 pub use facts::{Link, Resolution, State, Target};
 
-use facts::{Event, Facts, Hop, Lookup, Path, RouteAnswer, Touched};
+use facts::{Event, Facts, Lookup, NextHop, Path, RouteAnswer, Touched};
 use netlink::{Answer, EventSocket, Heard, Request, RequestSocket};
 use probe::{Action, Probes};
 
@@ -72,7 +72,7 @@ struct Dirt {
     /// The routes have to be asked for again.
     routes: bool,
     /// Next hops in use of which the kernel said something.
-    hops: BTreeSet<Hop>,
+    hops: BTreeSet<NextHop>,
     /// All resolutions have to be computed again.
     all: bool,
 }

@@ -28,7 +28,7 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::facts::{Entry, Event, Hop, LinkNews, RouteAnswer, State};
+use super::facts::{Entry, Event, LinkNews, NextHop, RouteAnswer, State};
 use super::probe::Action;
 use super::Error;
 use crate::config::MacAddress;
@@ -494,7 +494,7 @@ fn decode_link(payload: &[u8]) -> Option<LinkNews> {
 }
 
 /// `struct ndmsg`
-fn decode_neighbour(payload: &[u8]) -> Option<(Hop, Entry)> {
+fn decode_neighbour(payload: &[u8]) -> Option<(NextHop, Entry)> {
     let (header, attributes) = payload.split_at_checked(12)?;
     let family = header[0];
     let flags = header[10];
@@ -512,7 +512,7 @@ fn decode_neighbour(payload: &[u8]) -> Option<(Hop, Entry)> {
         _ => {}
     });
     let owned = flags & libc::NTF_EXT_LEARNED != 0 || flags_ext & NTF_EXT_MANAGED != 0;
-    let hop = Hop {
+    let hop = NextHop {
         ifindex: u32_at(header, 4)?,
         address: address?,
     };
@@ -702,7 +702,7 @@ mod tests {
             attribute(libc::NDA_DST, &[10, 0, 0, 2]),
             attribute(libc::NDA_LLADDR, &[2, 0, 0, 0, 0, 9]),
         ];
-        let hop = Hop {
+        let hop = NextHop {
             ifindex: 7,
             address: [10, 0, 0, 2].into(),
         };
@@ -842,7 +842,7 @@ mod tests {
 
     #[test]
     fn requests_share_a_datagram_and_keep_their_numbers() {
-        let hop = Hop {
+        let hop = NextHop {
             ifindex: 7,
             address: [10, 0, 0, 2].into(),
         };

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::facts::{Entry, Facts, Hop, State};
+use super::facts::{Entry, Facts, NextHop, State};
 use crate::config::MacAddress;
 
 /// How often a known next hop is confirmed. Half a second to the question and a quarter to give up on
@@ -44,11 +44,11 @@ const PHASES: u32 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// Ask for it as if a packet were waiting: by broadcast or multicast if it is not known.
-    Solicit(Hop),
+    Solicit(NextHop),
     /// Ask it, at the MAC address known, whether it is still there.
-    Confirm(Hop),
+    Confirm(NextHop),
     /// Forget the MAC address known.
-    Forget(Hop),
+    Forget(NextHop),
 }
 
 #[derive(Debug)]
@@ -72,15 +72,15 @@ struct Watch {
 /// The next hops in use.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
-    watches: BTreeMap<Hop, Watch>,
+    watches: BTreeMap<NextHop, Watch>,
     /// How many were ever added, to deal out the phases.
     added: u32,
 }
 
 impl Probes {
     /// Replaces the set of next hops. Those that stay keep what is known of them.
-    pub fn watch(&mut self, hops: impl IntoIterator<Item = Hop>, facts: &Facts, now: Instant) {
-        let hops: BTreeSet<Hop> = hops.into_iter().collect();
+    pub fn watch(&mut self, hops: impl IntoIterator<Item = NextHop>, facts: &Facts, now: Instant) {
+        let hops: BTreeSet<NextHop> = hops.into_iter().collect();
         self.watches.retain(|hop, _| hops.contains(hop));
         for hop in hops {
             if self.watches.contains_key(&hop) {
@@ -111,22 +111,22 @@ impl Probes {
     }
 
     /// Whether this next hop is in use.
-    pub fn watches(&self, hop: &Hop) -> bool {
+    pub fn watches(&self, hop: &NextHop) -> bool {
         self.watches.contains_key(hop)
     }
 
     /// The MAC address that frames to this next hop go to.
-    pub fn in_force(&self, hop: &Hop) -> Option<MacAddress> {
+    pub fn in_force(&self, hop: &NextHop) -> Option<MacAddress> {
         self.watches.get(hop)?.in_force
     }
 
     /// Why the kernel would not ask for this next hop: an errno.
-    pub fn refusal(&self, hop: &Hop) -> Option<i32> {
+    pub fn refusal(&self, hop: &NextHop) -> Option<i32> {
         self.watches.get(hop)?.refusal
     }
 
     /// Takes over what the tables say of one next hop now. True when the MAC address in force changed.
-    pub fn observe(&mut self, hop: &Hop, facts: &Facts, now: Instant) -> bool {
+    pub fn observe(&mut self, hop: &NextHop, facts: &Facts, now: Instant) -> bool {
         match self.watches.get_mut(hop) {
             Some(watch) => watch.observe(facts.neighbours.get(hop), now),
             None => false,
@@ -150,7 +150,7 @@ impl Probes {
     }
 
     /// Notes how the kernel took the request to ask for a next hop.
-    pub fn note_refusal(&mut self, hop: &Hop, refusal: Option<i32>) {
+    pub fn note_refusal(&mut self, hop: &NextHop, refusal: Option<i32>) {
         if let Some(watch) = self.watches.get_mut(hop) {
             watch.refusal = refusal;
         }
@@ -190,7 +190,13 @@ impl Watch {
         }
     }
 
-    fn advance(&mut self, hop: Hop, entry: Option<&Entry>, now: Instant, out: &mut Vec<Action>) {
+    fn advance(
+        &mut self,
+        hop: NextHop,
+        entry: Option<&Entry>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let restart = std::mem::take(&mut self.restart);
         if entry.is_some_and(Entry::settled) {
             self.confirming = None;
@@ -237,8 +243,8 @@ mod tests {
     const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
     const TICK: Duration = Duration::from_millis(250);
 
-    fn hop(n: u8) -> Hop {
-        Hop {
+    fn hop(n: u8) -> NextHop {
+        NextHop {
             ifindex: 1,
             address: [10, 0, 0, n].into(),
         }
@@ -262,7 +268,7 @@ mod tests {
         }));
     }
 
-    fn set(facts: &mut Facts, hop: Hop, state: State) {
+    fn set(facts: &mut Facts, hop: NextHop, state: State) {
         let mac = (!matches!(state, State::Failed | State::Incomplete)).then_some(MAC);
         facts.apply(Event::Neighbour(
             hop,
@@ -409,8 +415,8 @@ mod tests {
     #[test]
     fn many_next_hops_do_not_ask_in_one_tick() {
         let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        let hops: Vec<Hop> = (0..1000u32)
-            .map(|n| Hop {
+        let hops: Vec<NextHop> = (0..1000u32)
+            .map(|n| NextHop {
                 ifindex: 1,
                 address: (0x0a00_0000 + n).to_be_bytes().into(),
             })

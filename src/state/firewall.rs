@@ -44,7 +44,7 @@ pub fn sizes(limits: &Limits) -> (u32, u32, u32) {
 /// The rules and blocklists in force. The same allocation as in the plan before when nothing has
 /// changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Firewall {
+pub struct Ruleset {
     /// Every prefix of a rule or blocklist that can decide something, with those of all IPv4 and of all
     /// IPv6 addresses among them; sorted, each once.
     pub prefixes: Vec<(Prefix, Node)>,
@@ -65,7 +65,7 @@ pub struct Firewall {
 pub enum Node {
     /// They are denied; the id of the blocklist.
     Blocklisted(u32),
-    /// Index into [`Firewall::levels`].
+    /// Index into [`Ruleset::levels`].
     Level(u32),
 }
 
@@ -114,10 +114,10 @@ pub enum Rule {
 ///
 /// When it does not fit the maps, or when `contents` lacks a blocklist.
 pub(super) fn plan(
-    previous: Option<&Arc<Firewall>>,
+    previous: Option<&Arc<Ruleset>>,
     config: &Config,
     contents: &Contents,
-) -> Result<Option<Arc<Firewall>>, PlanError> {
+) -> Result<Option<Arc<Ruleset>>, PlanError> {
     let decides = |firewall: &&config::Firewall| {
         firewall.default == config::RuleAction::Deny
             || !firewall.rules.is_empty()
@@ -139,7 +139,7 @@ pub(super) fn plan(
     compile(previous, wanted, &config.limits, contents).map(|firewall| Some(Arc::new(firewall)))
 }
 
-impl Firewall {
+impl Ruleset {
     /// Whether this is what compiling `wanted` would give.
     fn is_of(&self, wanted: &config::Firewall, contents: &[Arc<[Prefix]>]) -> bool {
         let count = 1 + wanted.rules.len() + wanted.blocklists.len();
@@ -162,11 +162,11 @@ impl Firewall {
 ///
 /// When it does not fit the maps of `limits`.
 pub fn compile(
-    previous: Option<&Firewall>,
+    previous: Option<&Ruleset>,
     wanted: &config::Firewall,
     limits: &Limits,
     contents: Vec<Arc<[Prefix]>>,
-) -> Result<Firewall, PlanError> {
+) -> Result<Ruleset, PlanError> {
     let tables = limits.firewall_tables();
     if wanted.rules.len() > limits.firewall_rules as usize {
         return Err(PlanError::Rules {
@@ -182,9 +182,9 @@ pub fn compile(
     let ids = Ids::assign(previous, wanted, tables.rules)?;
     let mut compiler = Compiler {
         room: tables.steps as usize,
-        firewall: Firewall {
+        firewall: Ruleset {
             rules: ids.rules(wanted, &contents),
-            ..Firewall::default()
+            ..Ruleset::default()
         },
     };
 
@@ -319,7 +319,7 @@ const ICMPV6: u8 = 58;
 
 /// Appends levels with their steps.
 struct Compiler {
-    firewall: Firewall,
+    firewall: Ruleset,
     /// Steps that there may be.
     room: usize,
 }
@@ -432,7 +432,7 @@ impl Ids {
     /// nevertheless, since a rule cannot be left out until the next plan as a service can, and all that
     /// comes of it is that the rule begins with a few packets of the one before it.
     fn assign(
-        previous: Option<&Firewall>,
+        previous: Option<&Ruleset>,
         wanted: &config::Firewall,
         limit: u32,
     ) -> Result<Ids, PlanError> {

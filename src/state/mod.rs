@@ -9,11 +9,11 @@
 pub mod filter;
 pub mod firewall;
 pub mod maglev;
+mod own_addresses;
 mod plan;
 mod policies;
 pub mod ports;
 pub mod regions;
-mod sources;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -27,15 +27,15 @@ pub use crate::config::Family;
 pub use plan::{plan, PlanError};
 use ports::PortPrefix;
 
-/// Most addresses in the full-nat source pool, `NAT_SOURCE_LIMIT` of xdp_lb.h.
-pub const NAT_SOURCE_LIMIT: usize = 4096;
+/// Most addresses in the full-nat source pool, `NAT_POOL_LIMIT` of xdp_lb.h.
+pub const NAT_POOL_LIMIT: usize = 4096;
 
 /// What a plan needs to know of the world outside the file.
 pub struct World<'a> {
     /// The next hop towards a backend. `None`: unresolved.
     pub hop: &'a dyn Fn(&config::Backend) -> Option<Hop>,
     /// The interfaces' own addresses, from which full-nat and tunnels send when the file names none.
-    pub sources: &'a [Source],
+    pub own_addresses: &'a [OwnAddress],
     /// The contents of the blocklists, by the path in the file.
     pub blocklists: &'a Contents,
 }
@@ -46,7 +46,7 @@ pub struct Hop {
     /// Destination address of the frame.
     pub mac: MacAddress,
     /// Slot of the interface that it leaves by.
-    pub port: u16,
+    pub slot: u16,
     /// Whether the frame comes to the backend itself, not to a router before it.
     pub on_link: bool,
 }
@@ -61,11 +61,11 @@ impl Hop {
 
 /// An address of one of our interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Source {
+pub struct OwnAddress {
     /// The address.
     pub address: IpAddr,
     /// Slot of the interface that has it.
-    pub port: u16,
+    pub slot: u16,
 }
 
 /// Everything that the maps are to hold. [`Desired::default`] is that of an empty datapath, where no
@@ -81,11 +81,11 @@ pub struct Desired {
     /// What becomes of a ping, for each VIP.
     pub echoes: BTreeMap<IpAddr, Echo>,
     /// The firewall; `None`: none is configured, or one that lets everything in.
-    pub firewall: Option<Arc<firewall::Firewall>>,
+    pub firewall: Option<Arc<firewall::Ruleset>>,
     /// `[[dos]]` policies, by protocol and slot, 0..`POLICY_LIMIT`: one of a name stays in its slot.
     pub policies: BTreeMap<(config::PolicyProtocol, u8), config::Policy>,
     /// The full-nat source pool, by position. Empty when no service is full-nat.
-    pub nat_sources: Vec<IpAddr>,
+    pub nat_pool: Vec<IpAddr>,
     /// The address filter: VIPs and backends.
     pub filter: Box<filter::Words>,
     /// The seed of the tables, `datapath.hash_seed`.
@@ -146,7 +146,7 @@ pub struct Backend {
     /// The map gets generation 0 otherwise.
     pub usable: bool,
     /// Full-nat: where in the source pool it may send from.
-    pub sources: SourceRange,
+    pub nat_pool: PoolSlice,
     /// Tunnels: the source of the outer header.
     pub outer: Option<Prefix>,
 }
@@ -173,9 +173,9 @@ pub enum Echo {
     Drop,
 }
 
-/// A slice of [`Desired::nat_sources`].
+/// A slice of [`Desired::nat_pool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SourceRange {
+pub struct PoolSlice {
     /// Position of the first address.
     pub first: u32,
     /// How many there are.
@@ -200,7 +200,7 @@ impl Default for Desired {
             echoes: BTreeMap::new(),
             firewall: None,
             policies: BTreeMap::new(),
-            nat_sources: Vec::new(),
+            nat_pool: Vec::new(),
             filter: filter::words([]),
             seed: 0,
             next_generation: 1,

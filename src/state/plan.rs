@@ -11,11 +11,11 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::maglev::{self, Candidate};
-use super::sources::Sources;
-use super::NAT_SOURCE_LIMIT;
+use super::own_addresses::SourceAddresses;
+use super::NAT_POOL_LIMIT;
 use super::{
-    filter, firewall, policies, ports, Backend, Desired, Echo, Family, Health, Hop, Service,
-    SourceRange, Vip, World,
+    filter, firewall, policies, ports, Backend, Desired, Echo, Family, Health, Hop, PoolSlice,
+    Service, Vip, World,
 };
 use crate::config::{self, AdminState, Config, Forward};
 
@@ -60,9 +60,9 @@ pub enum PlanError {
     #[error(
         "{count} addresses to send full-nat packets from are more than the {limit} that the pool holds: \
          list the ones to use in datapath.addresses",
-        limit = NAT_SOURCE_LIMIT
+        limit = NAT_POOL_LIMIT
     )]
-    Sources {
+    NatPool {
         /// Listed, or found on the interfaces.
         count: usize,
     },
@@ -135,23 +135,23 @@ pub enum PlanError {
 /// address, port and forward mode stay. All others get an id that `previous` does not use, since the maps
 /// are not written at one instant and a reader must not meet a new owner under an old reference.
 pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<Desired, PlanError> {
-    let halves = halves(config);
-    check_limits(config, &halves)?;
-    let sources = Sources::new(config, world.sources)?;
-    let ids = service_ids(previous, &halves, config.limits.services);
+    let parts = parts(config);
+    check_limits(config, &parts)?;
+    let sources = SourceAddresses::new(config, world.own_addresses)?;
+    let ids = service_ids(previous, &parts, config.limits.services);
 
     let firewall = firewall::plan(previous.firewall.as_ref(), config, world.blocklists)?;
     let mut next = Desired {
         firewall,
         policies: policies::slots(previous, &config.dos)?,
-        nat_sources: sources.pool(),
+        nat_pool: sources.pool(),
         seed: config.datapath.hash_seed,
         next_generation: previous.next_generation,
         ..Desired::default()
     };
     let mut planner = BackendPlanner::new(previous, config.limits.backends);
-    for (half, id) in halves.iter().zip(ids) {
-        for &address in half.vips() {
+    for (part, id) in parts.iter().zip(ids) {
+        for &address in part.vips() {
             next.vips.insert(
                 Vip {
                     address,
@@ -164,27 +164,27 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
             next.deferred += 1;
             continue;
         };
-        for binding in half.bindings() {
+        for binding in part.bindings() {
             // No two services share a binding in a valid file; in any other, the first one has it.
             next.vips.entry(binding).or_insert(Some(id));
         }
-        for backend in half.backends() {
+        for backend in part.backends() {
             planner.place(
                 &mut next,
                 id,
-                half.service.forward,
+                part.service.forward,
                 backend,
                 world,
                 &sources,
             );
         }
         let service = Service {
-            name: half.service.name.clone(),
-            family: half.family,
-            forward: half.service.forward,
-            hash: half.service.hash,
-            no_backend: half.service.no_backend,
-            allow: half.service.allow.clone(),
+            name: part.service.name.clone(),
+            family: part.family,
+            forward: part.service.forward,
+            hash: part.service.hash,
+            no_backend: part.service.no_backend,
+            allow: part.service.allow.clone(),
             table: Arc::default(),
         };
         next.services.insert(id, service);
@@ -201,12 +201,12 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
 }
 
 /// One address family of a configured service.
-struct Half<'a> {
+struct FamilyPart<'a> {
     service: &'a config::Service,
     family: Family,
 }
 
-impl<'a> Half<'a> {
+impl<'a> FamilyPart<'a> {
     fn vips(&self) -> impl Iterator<Item = &'a IpAddr> {
         let family = self.family;
         self.service
@@ -239,28 +239,28 @@ impl<'a> Half<'a> {
     }
 }
 
-fn halves(config: &Config) -> Vec<Half<'_>> {
+fn parts(config: &Config) -> Vec<FamilyPart<'_>> {
     let both = config
         .services
         .iter()
-        .flat_map(|service| Family::ALL.map(|family| Half { service, family }));
-    both.filter(|half| half.vips().next().is_some()).collect()
+        .flat_map(|service| Family::ALL.map(|family| FamilyPart { service, family }));
+    both.filter(|part| part.vips().next().is_some()).collect()
 }
 
-fn check_limits(config: &Config, halves: &[Half<'_>]) -> Result<(), PlanError> {
+fn check_limits(config: &Config, parts: &[FamilyPart<'_>]) -> Result<(), PlanError> {
     let limits = &config.limits;
-    if halves.len() > limits.services as usize {
+    if parts.len() > limits.services as usize {
         return Err(PlanError::Services {
-            needed: halves.len(),
+            needed: parts.len(),
             limit: limits.services,
         });
     }
     let mut needed = 0;
-    for half in halves {
-        let count = half.backends().count();
+    for part in parts {
+        let count = part.backends().count();
         if count > maglev::MAX_CANDIDATES {
             return Err(PlanError::ServiceBackends {
-                service: half.service.name.clone(),
+                service: part.service.name.clone(),
                 count,
             });
         }
@@ -272,7 +272,7 @@ fn check_limits(config: &Config, halves: &[Half<'_>]) -> Result<(), PlanError> {
             limit: limits.backends,
         });
     }
-    let allowed = halves.iter().map(|half| half.service.allow.len()).sum();
+    let allowed = parts.iter().map(|part| part.service.allow.len()).sum();
     if allowed > firewall::PREFIX_LIMIT {
         return Err(PlanError::Prefixes {
             key: "the services' allow",
@@ -282,19 +282,19 @@ fn check_limits(config: &Config, halves: &[Half<'_>]) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// The id of each half; `None` where only ids that are freed just now are left.
-fn service_ids(previous: &Desired, halves: &[Half<'_>], limit: u32) -> Vec<Option<u32>> {
+/// The id of each part; `None` where only ids that are freed just now are left.
+fn service_ids(previous: &Desired, parts: &[FamilyPart<'_>], limit: u32) -> Vec<Option<u32>> {
     // Those beyond the limit cannot be kept: the maps that `limit` is the size of have no such index.
     let known = || previous.services.iter().filter(|(id, _)| **id < limit);
     let by_name: HashMap<_, _> = known()
         .map(|(&id, service)| ((service.name.as_str(), service.family), id))
         .collect();
     let mut unclaimed: BTreeSet<u32> = known().map(|(&id, _)| id).collect();
-    let mut ids: Vec<_> = halves
+    let mut ids: Vec<_> = parts
         .iter()
-        .map(|half| {
+        .map(|part| {
             by_name
-                .get(&(half.service.name.as_str(), half.family))
+                .get(&(part.service.name.as_str(), part.family))
                 .copied()
                 .filter(|id| unclaimed.remove(id))
         })
@@ -302,8 +302,8 @@ fn service_ids(previous: &Desired, halves: &[Half<'_>], limit: u32) -> Vec<Optio
 
     // Only now is it known which names are gone.
     let mut fresh = fresh_ids(&previous.services, limit);
-    for (half, id) in halves.iter().zip(&mut ids).filter(|(_, id)| id.is_none()) {
-        *id = half
+    for (part, id) in parts.iter().zip(&mut ids).filter(|(_, id)| id.is_none()) {
+        *id = part
             .bindings()
             .filter_map(|binding| previous.vips.get(&binding).copied().flatten())
             .find(|id| unclaimed.remove(id))
@@ -348,7 +348,7 @@ impl<'a> BackendPlanner<'a> {
         forward: Forward,
         backend: &config::Backend,
         world: &World<'_>,
-        sources: &Sources,
+        sources: &SourceAddresses,
     ) {
         let known = self.known.remove(&(service, backend.address, backend.port));
         let (id, generation) = match known.filter(|(_, before)| before.forward == forward) {
@@ -367,12 +367,12 @@ impl<'a> BackendPlanner<'a> {
         let hop = (world.hop)(backend).filter(|hop| hop.reaches(forward));
         let family = Family::of(backend.address);
         let range = match hop {
-            Some(Hop { port, .. }) if forward == Forward::FullNat => sources.range(family, port),
-            _ => SourceRange::default(),
+            Some(Hop { slot, .. }) if forward == Forward::FullNat => sources.range(family, slot),
+            _ => PoolSlice::default(),
         };
         let outer = hop
             .filter(|_| forward.is_tunnel())
-            .and_then(|hop| sources.outer(family, hop.port));
+            .and_then(|hop| sources.outer(family, hop.slot));
         let lacks_source = match forward {
             Forward::FullNat => range.count == 0,
             Forward::Ipip | Forward::Gue => outer.is_none(),
@@ -395,7 +395,7 @@ impl<'a> BackendPlanner<'a> {
             hop,
             generation,
             usable: backend.state != AdminState::Down && health == Health::Up,
-            sources: range,
+            nat_pool: range,
             outer,
         };
         next.backends.insert(id, planned);

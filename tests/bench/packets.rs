@@ -312,7 +312,7 @@ impl Balancer {
             let direct = DIRECT.iter().any(|service| service.3 == address);
             Some(Hop {
                 mac: MacAddress(BACKEND_MAC),
-                port: if direct { IN } else { OUT },
+                slot: if direct { IN } else { OUT },
                 on_link: true,
             })
         };
@@ -329,7 +329,7 @@ impl Balancer {
             &config,
             &World {
                 hop: &hop,
-                sources: &[],
+                own_addresses: &[],
                 blocklists: &blocklists,
             },
         )?;

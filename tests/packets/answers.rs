@@ -470,7 +470,7 @@ fn packets_that_come_back_from_the_backend() {
         let address = cell.backend().ip();
         let hop = Hop {
             mac: backend_mac(address),
-            port: BACKENDS,
+            slot: BACKENDS,
             on_link: false,
         };
         lab.hops.insert(address, Some(hop));

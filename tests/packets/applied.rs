@@ -12,7 +12,7 @@ use xdplb::config::{
     self, Policy, PolicyAction, PolicyProtocol, PortRange, Prefix, RuleAction, RuleProtocol,
 };
 use xdplb::datapath::abi::{self, bytes_of, from_bytes, xdplb_limit};
-use xdplb::state::firewall::{Firewall, Level, Node, Rule, Step};
+use xdplb::state::firewall::{Level, Node, Rule, Ruleset, Step};
 
 use crate::harness::cases::STANDARD;
 use crate::harness::Lab;
@@ -41,7 +41,7 @@ pub fn rule(name: Option<&str>, source: &str, action: RuleAction) -> config::Rul
 }
 
 /// A firewall that allows by default, has one rule for an IPv4 source, and a blocklist.
-pub fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
+pub fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Ruleset> {
     let step = |id, position, action| Step {
         start: 0,
         position,
@@ -64,7 +64,7 @@ pub fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
         (rule.source.expect("a source"), Node::Level(2)),
     ]);
     prefixes.sort_by_key(|(prefix, _)| *prefix);
-    Arc::new(Firewall {
+    Arc::new(Ruleset {
         prefixes,
         levels: vec![
             level(0, 1, None, u32::MAX),
@@ -83,12 +83,12 @@ pub fn firewall(rule: config::Rule, blocklist: &[&str]) -> Arc<Firewall> {
                 Rule::Blocklist(0, PathBuf::from("/etc/blocklist"), blocklist.len() as u32),
             ),
         ]),
-        ..Firewall::default()
+        ..Ruleset::default()
     })
 }
 
 impl Lab {
-    pub fn put_firewall(&mut self, firewall: Option<Arc<Firewall>>) {
+    pub fn put_firewall(&mut self, firewall: Option<Arc<Ruleset>>) {
         self.desired.firewall = firewall;
         self.apply();
     }

@@ -367,7 +367,7 @@ fn on_one_interface_packets_go_back_out() {
         let address = case.backend().ip();
         let hop = Hop {
             mac: backend_mac(address),
-            port: BACKENDS,
+            slot: BACKENDS,
             on_link: true,
         };
         lab.hops.insert(address, Some(hop));
@@ -394,7 +394,7 @@ fn backend_with_another_mac_address() {
     for case in cases::all() {
         let hop = Hop {
             mac: moved,
-            port: OTHER,
+            slot: OTHER,
             on_link: true,
         };
         lab.hops.insert(case.backend().ip(), Some(hop));

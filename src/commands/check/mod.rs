@@ -20,7 +20,7 @@ use crate::config::{
 };
 use crate::mtu::{self, Way};
 use crate::neighbours::Neighbours;
-use crate::state::firewall::Firewall;
+use crate::state::firewall::Ruleset;
 use crate::state::{self, Desired, PlanError, World};
 use protection::{policies, FirewallView, PolicyView};
 
@@ -41,10 +41,10 @@ pub fn mtus(interfaces: &[String]) -> Vec<u32> {
 /// # Errors
 ///
 /// What does not fit.
-pub fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Firewall>>, PlanError> {
+pub fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Ruleset>>, PlanError> {
     let world = World {
         hop: &|_| None,
-        sources: &[],
+        own_addresses: &[],
         blocklists,
     };
     state::plan(&Desired::default(), config, &world).map(|desired| desired.firewall)
@@ -60,11 +60,11 @@ pub fn print(
     config: &Config,
     warnings: &[Diagnostic],
     mtus: &[u32],
-    firewall: Option<&Firewall>,
+    firewall: Option<&Ruleset>,
     out: &mut impl Write,
     json: bool,
 ) -> io::Result<()> {
-    let view = View::new(config, warnings, mtus, firewall);
+    let view = Report::new(config, warnings, mtus, firewall);
     if json {
         serde_json::to_writer_pretty(&mut *out, &view)?;
         writeln!(out)
@@ -75,7 +75,7 @@ pub fn print(
 
 /// All that is shown, in either form.
 #[derive(Serialize)]
-struct View<'a> {
+struct Report<'a> {
     datapath: DatapathView<'a>,
     limits: LimitsView,
     timeouts: TimeoutsView,
@@ -221,16 +221,16 @@ fn seconds_or_none<S: serde::Serializer>(
         .serialize(serializer)
 }
 
-impl<'a> View<'a> {
+impl<'a> Report<'a> {
     fn new(
         config: &'a Config,
         warnings: &[Diagnostic],
         mtus: &[u32],
-        firewall: Option<&'a Firewall>,
-    ) -> View<'a> {
+        firewall: Option<&'a Ruleset>,
+    ) -> Report<'a> {
         let datapath = &config.datapath;
         let timeouts = &config.timeouts;
-        View {
+        Report {
             datapath: DatapathView {
                 interfaces: &datapath.interfaces,
                 xdp_mode: datapath.xdp_mode.to_string(),
@@ -423,8 +423,8 @@ fn share(service: &Service, backend: &Backend) -> f64 {
     weight(backend) as f64 * 100.0 / total.max(1) as f64
 }
 
-fn text(view: &View, out: &mut impl Write) -> io::Result<()> {
-    let View {
+fn text(view: &Report, out: &mut impl Write) -> io::Result<()> {
+    let Report {
         datapath,
         limits,
         timeouts,

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{indented, line, memory, seconds_or_none};
 use crate::config::{duration, Config, FirewallTables, Policy, PolicyAction, Rule};
-use crate::state::firewall::{self, Firewall};
+use crate::state::firewall::{self, Ruleset};
 
 #[derive(Serialize)]
 pub(super) struct FirewallView<'a> {
@@ -52,7 +52,7 @@ pub(super) struct PolicyView<'a> {
 
 impl<'a> FirewallView<'a> {
     /// `compiled` is what comes of it; `None`: it lets everything in.
-    pub(super) fn new(config: &'a Config, compiled: Option<&'a Firewall>) -> Option<Self> {
+    pub(super) fn new(config: &'a Config, compiled: Option<&'a Ruleset>) -> Option<Self> {
         let firewall = config.firewall.as_ref()?;
         let mut blocklists: Vec<(u32, BlocklistView)> = compiled
             .iter()

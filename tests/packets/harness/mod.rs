@@ -230,14 +230,14 @@ impl Lab {
                 .copied()
                 .unwrap_or(Some(Hop {
                     mac: backend_mac(backend.address),
-                    port: BACKENDS,
+                    slot: BACKENDS,
                     on_link: true,
                 }))
         };
         let world = World {
             blocklists: &self.blocklists,
             hop: &hop,
-            sources: &[],
+            own_addresses: &[],
         };
         let desired = state::plan(&self.desired, &config, &world).expect("a plan");
         assert_eq!(desired.deferred, 0, "a test with more ids than limits");

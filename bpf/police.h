@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * limits.h - how many packets a source may send: the [[dos]] policies.
+ * police.h - how many packets a source may send: the [[dos]] policies.
  *
  * Owns `dos_sources` and the token buckets in it. A source is an IPv4 address, or an IPv6 /64:
  * whoever has one address there has them all. No locks: what two CPUs do to a source at once may
  * count as one, and a source that two CPUs enter at once may begin anew.
  */
-#ifndef XDPLB_LIMITS_H
-#define XDPLB_LIMITS_H
+#ifndef XDPLB_POLICE_H
+#define XDPLB_POLICE_H
 
 #include "maps.h"
 #include "packet.h"
@@ -44,8 +44,8 @@ static __always_inline int is_of(const struct dos_source *way, __u64 source, __u
 
 /* What the source would gain if it were forgotten: the end of its block, or when it last sent too
  * much if that is no longer ago than a second. */
-static __always_inline __u64 held(const struct dos_source *way, __u64 time,
-				  const struct settings *s)
+static __always_inline __u64 penalty_end(const struct dos_source *way, __u64 time,
+					 const struct settings *s)
 {
 	return way->blocked_until + s->hz > time ? way->blocked_until : 0;
 }
@@ -55,7 +55,7 @@ static __always_inline __u64 held(const struct dos_source *way, __u64 time,
 static __always_inline int is_older(const struct dos_source *way, const struct dos_source *other,
 				    __u64 time, const struct settings *s)
 {
-	__u64 until = held(way, time, s), other_until = held(other, time, s);
+	__u64 until = penalty_end(way, time, s), other_until = penalty_end(other, time, s);
 
 	if (!way->family || !other->family)
 		return !way->family;
@@ -65,7 +65,7 @@ static __always_inline int is_older(const struct dos_source *way, const struct d
 }
 
 /* Puts a source that has not been seen into the set, with all its buckets full. */
-static __noinline struct dos_source *enter(struct dos_set *set, __u64 source, __u32 kind)
+static __noinline struct dos_source *add_source(struct dos_set *set, __u64 source, __u32 kind)
 {
 	const struct settings *s = array_at(settings, 0);
 	struct dos_source *way;
@@ -163,7 +163,7 @@ __noinline int police(__u64 source, __u32 kind, __u32 tcp_flags)
 		if (way->last_seen != (__u32)time)
 			way->last_seen = time;
 	} else {
-		way = enter(set, source, kind);
+		way = add_source(set, source, kind);
 		if (!way)
 			return GO_ON;
 	}

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use super::{PlanError, Source, SourceRange, NAT_SOURCE_LIMIT};
+use super::{OwnAddress, PlanError, PoolSlice, NAT_POOL_LIMIT};
 use crate::config::{Config, Family, Forward, Prefix};
 
 /// Where packets for a backend may come from.
-pub(super) struct Sources {
+pub(super) struct SourceAddresses {
     /// The full-nat source pool: [`Addresses`], of which the backends of an interface have a slice.
     pool: Addresses,
     /// Outer sources that the file gives, by preference.
@@ -17,10 +17,10 @@ pub(super) struct Sources {
     own: Addresses,
 }
 
-impl Sources {
+impl SourceAddresses {
     /// # Errors
     /// When full-nat has more addresses than the pool holds.
-    pub fn new(config: &Config, own: &[Source]) -> Result<Self, PlanError> {
+    pub fn new(config: &Config, own: &[OwnAddress]) -> Result<Self, PlanError> {
         let own = Addresses::own(config, own);
         let listed = &config.datapath.addresses;
         let full_nat = |forward| forward == Forward::FullNat;
@@ -37,13 +37,13 @@ impl Sources {
                     .map(|&address| (Family::of(address), 0, address)),
             )
         };
-        if pool.0.len() > NAT_SOURCE_LIMIT {
-            return Err(PlanError::Sources {
+        if pool.0.len() > NAT_POOL_LIMIT {
+            return Err(PlanError::NatPool {
                 count: pool.0.len(),
             });
         }
         let listed = listed.iter().copied().map(Prefix::of);
-        Ok(Sources {
+        Ok(SourceAddresses {
             pool,
             given: config.tunnel.source.iter().copied().chain(listed).collect(),
             own,
@@ -55,19 +55,19 @@ impl Sources {
         self.pool.0.iter().map(|(_, _, address)| *address).collect()
     }
 
-    /// What a full-nat backend of that family behind the interface slot `port` may be sent to from.
-    pub fn range(&self, family: Family, port: u16) -> SourceRange {
-        let Range { start, end } = self.pool.nearest(family, port);
-        SourceRange {
+    /// What a full-nat backend of that family behind the interface slot `slot` may be sent to from.
+    pub fn range(&self, family: Family, slot: u16) -> PoolSlice {
+        let Range { start, end } = self.pool.nearest(family, slot);
+        PoolSlice {
             first: start as u32,
             count: (end - start) as u32,
         }
     }
 
-    /// The outer source towards a backend of that family behind the interface slot `port`.
-    pub fn outer(&self, family: Family, port: u16) -> Option<Prefix> {
+    /// The outer source towards a backend of that family behind the interface slot `slot`.
+    pub fn outer(&self, family: Family, slot: u16) -> Option<Prefix> {
         let given = self.given.iter().copied();
-        let own = &self.own.0[self.own.nearest(family, port)];
+        let own = &self.own.0[self.own.nearest(family, slot)];
         given
             .chain(own.iter().map(|(_, _, address)| Prefix::of(*address)))
             .find(|source| Family::of(source.address()) == family)
@@ -82,14 +82,14 @@ struct Addresses(Vec<(Family, u16, IpAddr)>);
 impl Addresses {
     /// A VIP may be one of our addresses too, but replies to it would come to whichever instance its
     /// route leads to. Only a host that has no other address sends from it.
-    fn own(config: &Config, own: &[Source]) -> Self {
+    fn own(config: &Config, own: &[OwnAddress]) -> Self {
         let vips: BTreeSet<&IpAddr> = config
             .services
             .iter()
             .flat_map(|service| &service.vips)
             .collect();
         Addresses::sorted(Family::ALL.into_iter().flat_map(|family| {
-            let (shared, ours): (Vec<&Source>, Vec<&Source>) = own
+            let (shared, ours): (Vec<&OwnAddress>, Vec<&OwnAddress>) = own
                 .iter()
                 .filter(|source| {
                     Family::of(source.address) == family && can_send_from(source.address)
@@ -98,7 +98,7 @@ impl Addresses {
             let usable = if ours.is_empty() { shared } else { ours };
             usable
                 .into_iter()
-                .map(move |source| (family, source.port, source.address))
+                .map(move |source| (family, source.slot, source.address))
         }))
     }
 
@@ -107,14 +107,14 @@ impl Addresses {
         Addresses(entries.into_iter().collect())
     }
 
-    /// Those of the interface slot `port`, or else those of all interfaces.
-    fn nearest(&self, family: Family, port: u16) -> Range<usize> {
+    /// Those of the interface slot `slot`, or else those of all interfaces.
+    fn nearest(&self, family: Family, slot: u16) -> Range<usize> {
         let between = |from: (Family, u16), to: (Family, u16)| {
             let place = |entry: &(Family, u16, IpAddr)| (entry.0, entry.1);
             self.0.partition_point(|entry| place(entry) < from)
                 ..self.0.partition_point(|entry| place(entry) <= to)
         };
-        let own = between((family, port), (family, port));
+        let own = between((family, slot), (family, slot));
         if own.is_empty() {
             between((family, 0), (family, u16::MAX))
         } else {

@@ -19,11 +19,11 @@ const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const FIRST_PORT: u16 = 1024;
 
 /// Slots by position; `None`: free.
-pub struct Ports {
+pub struct Interfaces {
     slots: Vec<Option<Interface>>,
 }
 
-impl Ports {
+impl Interfaces {
     /// Gives each interface a slot.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl Ports {
             .iter()
             .map(|name| interface(name, config, neighbours).map(Some))
             .collect::<Result<_, _>>()?;
-        Ok(Ports { slots })
+        Ok(Interfaces { slots })
     }
 
     /// Attaches to all; says how, for the log.
@@ -44,8 +44,8 @@ impl Ports {
     /// When one refuses.
     pub fn attach_all(&self, datapath: &mut Datapath, mode: XdpMode) -> Result<String, Error> {
         let mut said = Vec::new();
-        for (port, interface) in self.taken() {
-            let mode = datapath.attach(port, interface, mode)?;
+        for (slot, interface) in self.taken() {
+            let mode = datapath.attach(slot, interface, mode)?;
             said.push(format!("{} ({})", interface.name, mode));
         }
         Ok(said.join(", "))
@@ -54,7 +54,7 @@ impl Ports {
     /// Attaches to those that are not there yet. If one fails, those before it are let go of.
     ///
     /// # Errors
-    /// As [`Ports::find`] and [`Ports::attach_all`].
+    /// As [`Interfaces::find`] and [`Interfaces::attach_all`].
     pub fn add(
         &mut self,
         config: &Config,
@@ -65,10 +65,10 @@ impl Ports {
         let names = config.datapath.interfaces.iter();
         for name in names.filter(|name| !former.contains(name)) {
             let added = interface(name, config, neighbours).and_then(|interface| {
-                let port = self.free_slot()?;
-                let mode = datapath.attach(port, &interface, config.datapath.xdp_mode)?;
+                let slot = self.free_slot()?;
+                let mode = datapath.attach(slot, &interface, config.datapath.xdp_mode)?;
                 info!("{name}: attached ({})", mode);
-                self.slots[usize::from(port)] = Some(interface);
+                self.slots[usize::from(slot)] = Some(interface);
                 Ok(())
             });
             if let Err(error) = added {
@@ -81,9 +81,9 @@ impl Ports {
 
     /// Detaches from all others.
     pub fn keep_only(&mut self, names: &[String], datapath: &mut Datapath) {
-        for (port, slot) in (0..).zip(&mut self.slots) {
-            if let Some(interface) = slot.take_if(|interface| !names.contains(&interface.name)) {
-                datapath.detach(port);
+        for (slot, taken) in (0..).zip(&mut self.slots) {
+            if let Some(interface) = taken.take_if(|interface| !names.contains(&interface.name)) {
+                datapath.detach(slot);
                 info!("{}: detached", interface.name);
             }
         }
@@ -100,7 +100,7 @@ impl Ports {
     pub fn slot(&self, ifindex: u32) -> Option<u16> {
         self.taken()
             .find(|(_, interface)| interface.ifindex == ifindex)
-            .map(|(port, _)| port)
+            .map(|(slot, _)| slot)
     }
 
     /// Where frames for `target` go.
@@ -115,13 +115,13 @@ impl Ports {
                 ifindex,
                 next_hop,
             } => {
-                let port = self.slot(ifindex).ok_or_else(|| {
+                let slot = self.slot(ifindex).ok_or_else(|| {
                     let name = neighbours.links().get(&ifindex).map_or("?", |link| &link.name);
                     format!("its route leaves by {name}, which is not in datapath.interfaces; add it there")
                 })?;
                 Ok(Hop {
                     mac,
-                    port,
+                    slot,
                     // A MAC address from the file is the backend's own.
                     on_link: next_hop == target.address || target.mac.is_some(),
                 })
@@ -149,24 +149,24 @@ impl Ports {
     /// Follows links: new MAC addresses, MTUs and own addresses, and interfaces that went and came back
     /// under their name.
     pub fn follow(&mut self, config: &Config, neighbours: &Neighbours, datapath: &mut Datapath) {
-        for (port, slot) in (0..).zip(&mut self.slots) {
-            let Some(known) = slot else { continue };
+        for (slot, taken) in (0..).zip(&mut self.slots) {
+            let Some(known) = taken else { continue };
             let Some(link) = neighbours.link_by_name(&known.name) else {
                 if known.ifindex != 0 {
                     warn!(
                         "{}: the interface has gone; xdplb attaches again when it is back",
                         known.name
                     );
-                    datapath.detach(port);
+                    datapath.detach(slot);
                     known.ifindex = 0;
                 }
                 continue;
             };
             let found = of_link(link, config, neighbours);
             if link.index != known.ifindex {
-                datapath.detach(port);
+                datapath.detach(slot);
                 known.ifindex = 0;
-                match datapath.attach(port, &found, config.datapath.xdp_mode) {
+                match datapath.attach(slot, &found, config.datapath.xdp_mode) {
                     Ok(mode) => {
                         info!("{}: attached again ({})", found.name, mode);
                         *known = found;
@@ -180,7 +180,7 @@ impl Ports {
                 if found.mtu != known.mtu {
                     info!("{}: its MTU is now {}", found.name, found.mtu);
                 }
-                datapath.update_interface(port, &found);
+                datapath.update_interface(slot, &found);
                 *known = found;
             }
         }
@@ -190,7 +190,7 @@ impl Ports {
     pub fn taken(&self) -> impl Iterator<Item = (u16, &Interface)> {
         (0..)
             .zip(&self.slots)
-            .filter_map(|(port, slot)| Some((port, slot.as_ref()?)))
+            .filter_map(|(slot, taken)| Some((slot, taken.as_ref()?)))
     }
 
     fn free_slot(&mut self) -> Result<u16, Error> {
@@ -287,7 +287,7 @@ fn beside(first: u16, last: u16) -> (u16, u16) {
     let below = first.saturating_sub(FIRST_PORT);
     let above = u16::MAX - last;
     match (below, above) {
-        // The host uses every port: sharing some is better than none.
+        // The host uses every slot: sharing some is better than none.
         (0, 0) => (FIRST_PORT, u16::MAX),
         _ if below >= above => (FIRST_PORT, first - 1),
         _ => (last + 1, u16::MAX),
