@@ -1,24 +1,20 @@
 //! Compiles the datapath and generates its skeleton; turns the list of reasons into Rust.
 //!
-//! Everything is written to `OUT_DIR`. Which clang is bpf/requirements' to say.
+//! Everything is written to `OUT_DIR`. Which clang, and its flags, is bpf/requirements' to say.
 
 use std::env;
 use std::error::Error;
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libbpf_cargo::SkeletonBuilder;
-use xdplb_requirements::{clang, INSTALL};
+use xdplb_requirements::{clang, clang_arguments, INSTALL};
 
-/// What is compiled, and the skeletons that come of it. The last two are for tests/bench: the datapath's
-/// own body to measure, and frames to flood it with.
-const SOURCES: [(&str, &str); 4] = [
+/// What is compiled, and the skeletons that come of it.
+const SOURCES: [(&str, &str); 2] = [
     ("bpf/xdp_lb.bpf.c", "xdp_lb.skel.rs"),
     ("bpf/xdp_decap.bpf.c", "xdp_decap.skel.rs"),
-    ("tests/bench/bench.bpf.c", "bench.skel.rs"),
-    ("tests/bench/flood.bpf.c", "flood.skel.rs"),
 ];
 /// Headers with a list of reasons, and what it becomes.
 const REASONS: [(&str, &str); 2] = [
@@ -39,28 +35,12 @@ fn build() -> Result<(), Box<dyn Error>> {
     // libbpf-cargo names the source only.
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-changed=include");
-    println!("cargo:rerun-if-changed=tests/bench");
 
     for (header, table) in REASONS {
         fs::write(out.join(table), reasons(header)?)?;
     }
 
-    let mut arguments: Vec<OsString> = [
-        "-O2",
-        "-g",
-        "-mcpu=v3",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wcast-qual",
-    ]
-    .iter()
-    .map(Into::into)
-    .collect();
-    for directory in includes() {
-        arguments.push("-I".into());
-        arguments.push(directory.into());
-    }
+    let arguments = clang_arguments(Path::new(""));
     let clang = clang()?;
     for (source, skeleton) in SOURCES {
         SkeletonBuilder::new()
@@ -73,18 +53,6 @@ fn build() -> Result<(), Box<dyn Error>> {
             })?;
     }
     Ok(())
-}
-
-/// Our own headers, and Debian's architecture-specific ones, which a BPF target does not search.
-fn includes() -> Vec<PathBuf> {
-    let mut directories = vec![PathBuf::from("include")];
-    if let Ok(architecture) = env::var("CARGO_CFG_TARGET_ARCH") {
-        let multiarch = PathBuf::from(format!("/usr/include/{architecture}-linux-gnu"));
-        if multiarch.is_dir() {
-            directories.push(multiarch);
-        }
-    }
-    directories
 }
 
 /// `X(NAME, VERDICT, "text")` lines of a header as a Rust table, in order.

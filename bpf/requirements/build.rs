@@ -5,6 +5,8 @@ use std::env;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+// The flags are for other build scripts.
+#[allow(dead_code)]
 #[path = "src/lib.rs"]
 mod requirements;
 

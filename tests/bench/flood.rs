@@ -5,17 +5,6 @@
 //! Owns the generator and that end. Prints a line of JSON: how many frames, in how many seconds. On
 //! which CPU, and how nicely, is for the caller to say.
 
-#[allow(
-    missing_docs,
-    non_camel_case_types,
-    dead_code,
-    unused,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks
-)]
-mod skeleton {
-    include!(concat!(env!("OUT_DIR"), "/flood.skel.rs"));
-}
 mod live_frames;
 
 use std::error::Error;
@@ -28,6 +17,7 @@ use std::time::Instant;
 use etherparse::{IpDscp, IpHeaders, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader, UdpHeader};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags};
+use xdplb_bench_programs::flood::{FloodSkel, FloodSkelBuilder};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -56,9 +46,7 @@ fn main() -> Result<()> {
         return Ok(());
     };
     let mut storage = MaybeUninit::uninit();
-    let skeleton = skeleton::FloodSkelBuilder::default()
-        .open(&mut storage)?
-        .load()?;
+    let skeleton = FloodSkelBuilder::default().open(&mut storage)?.load()?;
     if std::env::args().any(|argument| argument == "--swallow") {
         swallow(&skeleton, &device)
     } else {
@@ -71,7 +59,7 @@ fn argument(name: &str) -> Option<String> {
 }
 
 /// Until a signal ends the process, and the program's link with it.
-fn swallow(skeleton: &skeleton::FloodSkel<'_>, device: &str) -> Result<()> {
+fn swallow(skeleton: &FloodSkel<'_>, device: &str) -> Result<()> {
     let index = nix::net::if_::if_nametoindex(device)?;
     let _link = skeleton.progs.swallow.attach_xdp(index.try_into()?)?;
     println!("swallowing");
@@ -80,7 +68,7 @@ fn swallow(skeleton: &skeleton::FloodSkel<'_>, device: &str) -> Result<()> {
     }
 }
 
-fn flood(skeleton: &skeleton::FloodSkel<'_>, flood: &Flood) -> Result<()> {
+fn flood(skeleton: &FloodSkel<'_>, flood: &Flood) -> Result<()> {
     let (maps, programs) = (&skeleton.maps, &skeleton.progs);
     let index = nix::net::if_::if_nametoindex(flood.device.as_str())?;
     let zero = 0_u32.to_ne_bytes();

@@ -11,17 +11,6 @@
 //! Owns the order of the measurement, xdplb's process and nftables' table in lb. All of it goes when this
 //! process does: XDP links with their descriptors, xdplb by its parent's death, the table with lb.
 
-#[allow(
-    missing_docs,
-    non_camel_case_types,
-    dead_code,
-    unused,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks
-)]
-mod skeleton {
-    include!(concat!(env!("OUT_DIR"), "/bench.skel.rs"));
-}
 mod live_frames;
 
 use std::error::Error;
@@ -42,6 +31,7 @@ use nix::sched::{sched_setaffinity, setns, CloneFlags, CpuSet};
 use nix::sys::signal::{kill, Signal};
 use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Pid;
+use xdplb_bench_programs::bench::{BenchSkel, BenchSkelBuilder};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -186,11 +176,11 @@ fn main() -> Result<()> {
 }
 
 /// The programs of the live measurement; of the rest of the file, nothing.
-fn load(storage: &mut MaybeUninit<libbpf_rs::OpenObject>) -> Result<skeleton::BenchSkel<'_>> {
+fn load(storage: &mut MaybeUninit<libbpf_rs::OpenObject>) -> Result<BenchSkel<'_>> {
     libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, message| {
         eprint!("{message}")
     })));
-    let mut open = skeleton::BenchSkelBuilder::default().open(storage)?;
+    let mut open = BenchSkelBuilder::default().open(storage)?;
     for mut program in open.open_object_mut().progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
         program.set_autoload(["generate", "answer", "relay", "sink"].contains(&name.as_str()));
@@ -233,7 +223,7 @@ impl Topology {
     /// Puts a host's device into `live_ports`; the kernel looks for it where the caller is.
     fn set_port(
         &self,
-        bench: &skeleton::BenchSkel<'_>,
+        bench: &BenchSkel<'_>,
         position: u32,
         host: &str,
         device: &str,
@@ -268,13 +258,13 @@ impl Topology {
 /// Both ends: generators and sinks.
 struct Lab<'a> {
     topology: &'a Topology,
-    bench: &'a skeleton::BenchSkel<'a>,
+    bench: &'a BenchSkel<'a>,
     cpus: Vec<usize>,
     _sinks: [Link; 2],
 }
 
 impl<'a> Lab<'a> {
-    fn new(topology: &'a Topology, bench: &'a skeleton::BenchSkel<'a>) -> Result<Lab<'a>> {
+    fn new(topology: &'a Topology, bench: &'a BenchSkel<'a>) -> Result<Lab<'a>> {
         let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
         let cpus = (0..CpuSet::count())
             .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))

@@ -5,18 +5,6 @@
 //! costs by itself, which the floor's row shows. Needs root. `cargo bench --bench packets -- WORDS` runs
 //! the rows whose name has one of the words.
 
-#[allow(
-    missing_docs,
-    non_camel_case_types,
-    dead_code,
-    unused,
-    clippy::all,
-    clippy::undocumented_unsafe_blocks
-)]
-mod skeleton {
-    include!(concat!(env!("OUT_DIR"), "/bench.skel.rs"));
-}
-
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::mem::MaybeUninit;
@@ -34,6 +22,7 @@ use xdplb::config::Prefix;
 use xdplb::config::{self, MacAddress};
 use xdplb::datapath::{abi, Datapath, Interface, Settings};
 use xdplb::state::{self, Desired, Hop, World};
+use xdplb_bench_programs::bench::{BenchSkel, BenchSkelBuilder};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -210,7 +199,7 @@ fn main() -> Result<()> {
         eprint!("{message}")
     })));
     let mut storage = MaybeUninit::uninit();
-    let mut open = skeleton::BenchSkelBuilder::default().open(&mut storage)?;
+    let mut open = BenchSkelBuilder::default().open(&mut storage)?;
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if let Some(shared) = balancer.datapath.map(&name)? {
@@ -380,7 +369,7 @@ const DENIED_SOURCE: &str = "198.18.0.1";
 
 /// New flows when there are more than the tables take: each goes by hash, and leaves where its reply will
 /// look.
-fn flood_rows(balancer: &Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+fn flood_rows(balancer: &Balancer, bench: &BenchSkel<'_>) -> Result<()> {
     balancer.limit_new_flows(0)?;
     for (name, vip) in [("nat", 1), ("full-nat", 2), ("l2", 10)] {
         for (what, transport) in [("SYN", Transport::Syn), ("UDP", Transport::Udp)] {
@@ -393,7 +382,7 @@ fn flood_rows(balancer: &Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()
 }
 
 /// What the firewall costs a packet of a connection that it has let in, and one that it denies.
-fn firewall_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+fn firewall_rows(balancer: &mut Balancer, bench: &BenchSkel<'_>) -> Result<()> {
     let request = packet(CLIENT4, "203.0.113.1:80", Transport::Tcp)?;
     let denied = packet(
         &format!("{DENIED_SOURCE}:4242"),
@@ -456,7 +445,7 @@ fn firewall_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Re
 }
 
 /// What source limits cost, which are for every packet.
-fn policy_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+fn policy_rows(balancer: &mut Balancer, bench: &BenchSkel<'_>) -> Result<()> {
     let policy = |number: u32, limit: u32, action: &str| {
         format!("[[dos]]\nname = \"p{number}\"\nprotocol = \"tcp\"\nlimit = {limit}\naction = {action:?}\n")
     };
@@ -500,7 +489,7 @@ fn policy_rows(balancer: &mut Balancer, bench: &skeleton::BenchSkel<'_>) -> Resu
 }
 
 /// How the datapath fares when many flows take turns, as the CPU's own copies get to be too few.
-fn turn_rows(bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+fn turn_rows(bench: &BenchSkel<'_>) -> Result<()> {
     let (.., vip, _, client, _) = DIRECT[0];
     let request = packet(client, &format!("{vip}:80"), Transport::Udp)?;
     for flows in [64_u32, 1024, 65_536] {
@@ -521,7 +510,7 @@ fn turn_rows(bench: &skeleton::BenchSkel<'_>) -> Result<()> {
 }
 
 /// One row for each way to a backend that answers directly.
-fn direct_rows(bench: &skeleton::BenchSkel<'_>) -> Result<()> {
+fn direct_rows(bench: &BenchSkel<'_>) -> Result<()> {
     let other = packet(CLIENT4, "192.0.2.2:80", Transport::Tcp)?;
     set_tunnel_header(bench, 20)?;
     row(
@@ -553,7 +542,7 @@ fn direct_rows(bench: &skeleton::BenchSkel<'_>) -> Result<()> {
 }
 
 /// How many bytes the wrapper takes off again.
-fn set_tunnel_header(bench: &skeleton::BenchSkel<'_>, bytes: u32) -> Result<()> {
+fn set_tunnel_header(bench: &BenchSkel<'_>, bytes: u32) -> Result<()> {
     Ok(bench.maps.tunnel_header.update(
         &0_u32.to_ne_bytes(),
         &bytes.to_ne_bytes(),
@@ -619,11 +608,7 @@ fn packet(source: &str, destination: &str, transport: Transport) -> Result<Vec<u
 }
 
 /// Lets the datapath see both directions; gives back the backend's packet.
-fn establish(
-    bench: &skeleton::BenchSkel<'_>,
-    request: &[u8],
-    transport: Transport,
-) -> Result<Vec<u8>> {
+fn establish(bench: &BenchSkel<'_>, request: &[u8], transport: Transport) -> Result<Vec<u8>> {
     let sent = once(bench, request)?;
     let headers = etherparse::PacketHeaders::from_ethernet_slice(&sent)?;
     let (from, to): (IpAddr, IpAddr) = match headers.net {
@@ -646,7 +631,7 @@ fn establish(
     Ok(reply)
 }
 
-fn set_frame(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<()> {
+fn set_frame(bench: &BenchSkel<'_>, packet: &[u8]) -> Result<()> {
     let saved = packet
         .get(..SAVED)
         .ok_or("the packet is shorter than what the wrapper writes")?;
@@ -656,7 +641,7 @@ fn set_frame(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<()> {
         .update(&0_u32.to_ne_bytes(), saved, MapFlags::ANY)?)
 }
 
-fn once(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<Vec<u8>> {
+fn once(bench: &BenchSkel<'_>, packet: &[u8]) -> Result<Vec<u8>> {
     set_frame(bench, packet)?;
     let mut out = vec![0; packet.len() + 64];
     let input = ProgramInput {
@@ -671,7 +656,7 @@ fn once(bench: &skeleton::BenchSkel<'_>, packet: &[u8]) -> Result<Vec<u8>> {
 
 fn row(
     name: &str,
-    bench: &skeleton::BenchSkel<'_>,
+    bench: &BenchSkel<'_>,
     program: &ProgramMut<'_>,
     packet: &[u8],
     repeat: u32,

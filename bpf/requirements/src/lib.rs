@@ -1,6 +1,8 @@
-//! What compiling the datapath needs from the system: finding clang, and the words for what is missing.
+//! What compiling BPF programs needs from the system: finding clang and its headers, the flags that all of
+//! ours are compiled with, and the words for what is missing.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -58,4 +60,32 @@ fn version_of(clang: &Path) -> Option<u32> {
         .trim()
         .parse()
         .ok()
+}
+
+/// The flags that every BPF program of the repository at `repository` is compiled with. To be called from
+/// a build script: `CARGO_CFG_TARGET_ARCH` says which machine's headers are meant.
+pub fn clang_arguments(repository: &Path) -> Vec<OsString> {
+    // libbpf-cargo hides warnings of a compilation that succeeds.
+    let mut arguments: Vec<OsString> = [
+        "-O2",
+        "-g",
+        "-mcpu=v3",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wcast-qual",
+    ]
+    .iter()
+    .map(Into::into)
+    .collect();
+    let mut directories = vec![repository.join("include")];
+    // Debian's architecture-specific headers, which a BPF target does not search.
+    if let Ok(architecture) = env::var("CARGO_CFG_TARGET_ARCH") {
+        directories.push(format!("/usr/include/{architecture}-linux-gnu").into());
+    }
+    for directory in directories.iter().filter(|directory| directory.is_dir()) {
+        arguments.push("-I".into());
+        arguments.push(directory.into());
+    }
+    arguments
 }

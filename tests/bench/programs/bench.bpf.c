@@ -4,7 +4,7 @@
  * the generators, relays and sinks of the live measurement. Over the datapath's own maps,
  * one of which is a devmap: the kernel wants all programs that share one to agree on frags.
  */
-#include "../../bpf/xdp_lb.bpf.c"
+#include "../../../bpf/xdp_lb.bpf.c"
 
 /* The headers that the datapath may change: Ethernet, IPv6 and TCP up to its checksum. */
 #define SAVED 72

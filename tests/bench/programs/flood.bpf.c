@@ -15,7 +15,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "../../bpf/csum.h"
+#include "../../../bpf/csum.h"
 
 enum flood {
 	FLOOD_WORDS4 = 8, /* of a frame, 8 bytes each */
