@@ -241,6 +241,20 @@ fn main() -> Result<()> {
         &other,
         REPEAT,
     )?;
+    for (family, backend, elsewhere) in [
+        ("IPv4", "10.0.0.2:40000", "192.0.2.2:443"),
+        ("IPv6", "[2001:db8:b::2]:40000", "[2001:db8:f::2]:443"),
+    ] {
+        for (name, transport) in [("TCP", Transport::Tcp), ("UDP", Transport::Udp)] {
+            row(
+                &format!("{family} {name}, a backend's own packet, passed on"),
+                &bench,
+                &bench.progs.repeat,
+                &packet(backend, elsewhere, transport)?,
+                REPEAT,
+            )?;
+        }
+    }
     for (forward, number) in [("nat", 1), ("full-nat", 2)] {
         for (family, client, vip) in [
             ("IPv4", CLIENT4, format!("203.0.113.{number}:80")),
