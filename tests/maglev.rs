@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use xdplb::state::maglev::{size_for, table, Candidate, MAX_CANDIDATES, MAX_SLOTS, SIZE_CLASSES};
+use xdplb::state::maglev::{self, size_for, Candidate, MAX_BACKENDS, MAX_SLOTS, SIZE_CLASSES};
 
 fn candidate(index: u32, weight: u16) -> Candidate {
     let address = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + index));
@@ -15,6 +15,11 @@ fn candidate(index: u32, weight: u16) -> Candidate {
         weight,
         id: index,
     }
+}
+
+/// The table of a service that has these backends and no others.
+fn table(backends: &[Candidate], seed: u64) -> Vec<u32> {
+    maglev::table(backends, size_for(backends.len()), seed)
 }
 
 fn equal(count: u32) -> Vec<Candidate> {
@@ -97,9 +102,9 @@ fn sizes_are_primes_in_steps() {
         let slots = class.slots;
         let mut divisors = (2..).take_while(|divisor| divisor * divisor <= slots);
         assert!(divisors.all(|divisor| slots % divisor != 0), "{slots}");
-        assert_eq!(size_for(class.candidates as usize), slots);
+        assert_eq!(size_for(class.backends as usize), slots);
     }
-    let sizes = [0, 1, 2, 22, 23, 180, 181, MAX_CANDIDATES, usize::MAX].map(size_for);
+    let sizes = [0, 1, 2, 22, 23, 180, 181, MAX_BACKENDS, usize::MAX].map(size_for);
     assert_eq!(
         sizes,
         [0, 251, 2_039, 2_039, 16_381, 16_381, 131_071, 131_071, 131_071]
@@ -114,7 +119,10 @@ fn nobody_means_no_slots() {
 
 #[test]
 fn weight_zero_takes_no_part() {
-    assert_eq!(table(&[candidate(1, 5), candidate(2, 0)], 1), vec![1; 251]);
+    assert_eq!(
+        table(&[candidate(1, 5), candidate(2, 0)], 1),
+        vec![1; 2_039]
+    );
 }
 
 /// Instances of different versions that share a VIP have to agree: these slots may never change.

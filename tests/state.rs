@@ -562,7 +562,60 @@ fn only_usable_backends_take_slots() {
         .collect();
     assert_eq!(usable, [true, true, false, true, false]);
     assert_eq!(find(&desired, "10.0.0.5").1.health, Health::Unresolved);
-    assert_eq!(*desired.services[&0].table, [0; 251]);
+    assert_eq!(*desired.services[&0].table, [0; 2_039]);
+}
+
+/// What becomes unusable across the limit of a size class moves its own slots and few others, however it
+/// becomes so: two instances that see it differently agree on the rest.
+#[test]
+fn the_size_of_a_table_follows_the_file() {
+    let lost = ip("10.0.0.7");
+    let gone = World {
+        blocklists: &BTreeMap::new(),
+        hop: &|backend| (backend.address != lost).then_some(HOP),
+        own_addresses: &[],
+    };
+    for count in [2_u32, 23, 181] {
+        let addresses: Vec<String> = (7..7 + count)
+            .map(|last| format!("10.0.{}.{}", last >> 8, last & 255))
+            .collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let all = config(vec![service("web", &[VIP], 80, &addresses)]);
+        let before = first_plan(&all);
+        type Change = fn(&mut config::Backend);
+        let changes: [Change; 3] = [
+            |backend| backend.state = AdminState::Down,
+            |backend| backend.state = AdminState::Drain,
+            |backend| backend.weight = 0,
+        ];
+        let mut after: Vec<Desired> = changes
+            .iter()
+            .map(|change| {
+                let mut less = all.clone();
+                change(&mut less.services[0].backends[0]);
+                planned(&before, &less)
+            })
+            .collect();
+        after.push(plan(&before, &all, &gone).expect("a plan"));
+        let (id, _) = find(&before, "10.0.0.7");
+        let table = |desired: &Desired| Arc::clone(&desired.services[&0].table);
+        let whole = table(&before);
+        let own = whole.iter().filter(|slot| **slot == id).count();
+        for less in after.iter().map(table) {
+            assert_eq!(less.len(), whole.len(), "{count}");
+            let moved = whole
+                .iter()
+                .zip(less.iter())
+                .filter(|(a, b)| a != b)
+                .count();
+            let most = own + whole.len() / 20;
+            assert!(
+                moved <= most,
+                "{moved} of {} moved, {own} had to",
+                whole.len()
+            );
+        }
+    }
 }
 
 #[test]
@@ -1222,7 +1275,14 @@ fn is_sound(previous: &Desired, next: &Desired, config: &Config) -> Result<(), T
             .copied()
             .filter(|backend| next.backends[backend].service == *id && takes(backend))
             .collect();
-        prop_assert_eq!(service.table.len() as u32, size_for(members.len()));
+        let configured = config.services.iter().find(|one| one.name == service.name);
+        let count = configured.map_or(0, |one| one.backends_for(service.family).count());
+        let size = if members.is_empty() {
+            0
+        } else {
+            size_for(count)
+        };
+        prop_assert_eq!(service.table.len() as u32, size);
         prop_assert_eq!(
             service.table.iter().copied().collect::<BTreeSet<_>>(),
             members

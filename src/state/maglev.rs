@@ -29,8 +29,13 @@
 //! slots that must move when a backend comes, goes or changes its weight, others follow in chains:
 //! for equal weights about 0.4 % of the table with 3 backends, 2 % with 12, 2.6 % with 22, 1 % with
 //! 40, 1.8 % with 180, 0.5 % with 200, 0.15 % with 5,000, and never seen above 4.2 %. That is the
-//! price of even shares, however weights are handled. Crossing from one table size to the next moves
-//! nearly everything; tracked connections do not notice.
+//! price of even shares, however weights are handled.
+//!
+//! The size of a table follows the backends that the file gives the service, whatever their state and
+//! weight, not those that can be chosen at the moment. Another size moves nearly everything: if it
+//! followed the backends' health, one of 23 that fails would move nearly every flow without an entry, and
+//! two instances of which one does not see a backend would agree on nothing. Only a file that takes the
+//! service from one size class to another does so; tracked connections do not notice.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -41,9 +46,9 @@ use xxhash_rust::xxh64::xxh64;
 /// One size of table: what it serves and how many slots it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeClass {
-    /// Fewest candidates that get this size.
-    pub candidates: u32,
-    /// Slots: at least 90 for each candidate up to 1,400 of them, which keeps shares within about one
+    /// Fewest backends in the file that get this size.
+    pub backends: u32,
+    /// Slots: at least 90 for each backend up to 1,400 of them, which keeps shares within about one
     /// per cent. A prime, so that no regularity of the flows' hashes favours some slots.
     pub slots: u32,
 }
@@ -51,19 +56,19 @@ pub struct SizeClass {
 /// All sizes, ascending.
 pub const SIZE_CLASSES: [SizeClass; 4] = [
     SizeClass {
-        candidates: 1,
+        backends: 1,
         slots: 251,
     },
     SizeClass {
-        candidates: 2,
+        backends: 2,
         slots: 2_039,
     },
     SizeClass {
-        candidates: 23,
+        backends: 23,
         slots: 16_381,
     },
     SizeClass {
-        candidates: 181,
+        backends: 181,
         slots: MAX_SLOTS,
     },
 ];
@@ -71,9 +76,9 @@ pub const SIZE_CLASSES: [SizeClass; 4] = [
 /// Slots of the largest table.
 pub const MAX_SLOTS: u32 = 131_071;
 
-/// Most candidates that a service may have: with more, a slot or two each, no table could follow the
-/// weights.
-pub const MAX_CANDIDATES: usize = MAX_SLOTS as usize / 2;
+/// Most backends of one address family that a service may have: with more, a slot or two each, no table
+/// could follow the weights.
+pub const MAX_BACKENDS: usize = MAX_SLOTS as usize / 2;
 
 /// A backend that takes part in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,23 +93,24 @@ pub struct Candidate {
     pub id: u32,
 }
 
-/// The number of slots for so many candidates of a weight above 0; 0 for none.
-pub fn size_for(candidates: usize) -> u32 {
+/// The number of slots for a service with so many backends in the file, of any state and weight; 0 for
+/// none.
+pub fn size_for(backends: usize) -> u32 {
     SIZE_CLASSES
         .iter()
         .rev()
-        .find(|class| candidates >= class.candidates as usize)
+        .find(|class| backends >= class.backends as usize)
         .map_or(0, |class| class.slots)
 }
 
-/// The slots of a service, each holding the id of a candidate.
+/// The slots of a service, `size` of them, each holding the id of a candidate.
 ///
-/// Depends on the candidates' addresses, ports and weights and on the seed, and neither on their order
-/// nor on their ids. Each candidate with a weight above 0 gets at least one slot, as long as there are
-/// no more of them than [`MAX_SLOTS`]. No candidate: no slots.
-pub fn table(backends: &[Candidate], seed: u64) -> Vec<u32> {
+/// Depends on the candidates' addresses, ports and weights, on the size and on the seed, and neither on
+/// their order nor on their ids. Each candidate with a weight above 0 gets at least one slot, as long as
+/// there are no more of them than slots. No candidate: no slots.
+pub fn table(backends: &[Candidate], size: u32, seed: u64) -> Vec<u32> {
+    let size = size as usize;
     let candidates = backends.iter().filter(|candidate| candidate.weight > 0);
-    let size = size_for(candidates.clone().count()) as usize;
     let mut walks: Vec<Walk> = candidates
         .map(|candidate| Walk::new(candidate, seed))
         .collect();

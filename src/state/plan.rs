@@ -48,7 +48,7 @@ pub enum PlanError {
     #[error(
         "service \"{service}\" has {count} backends of one address family, but its table serves at most {limit}: \
          split it into several services",
-        limit = maglev::MAX_CANDIDATES
+        limit = maglev::MAX_BACKENDS
     )]
     ServiceBackends {
         /// Its name.
@@ -150,6 +150,7 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
         ..Desired::default()
     };
     let mut planner = BackendPlanner::new(previous, config.limits.backends);
+    let mut sizes = BTreeMap::new();
     for (part, id) in parts.iter().zip(ids) {
         for &address in part.vips() {
             next.vips.insert(
@@ -168,6 +169,7 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
             // No two services share a binding in a valid file; in any other, the first one has it.
             next.vips.entry(binding).or_insert(Some(id));
         }
+        sizes.insert(id, maglev::size_for(part.backends().count()));
         for backend in part.backends() {
             planner.place(
                 &mut next,
@@ -189,7 +191,7 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
         };
         next.services.insert(id, service);
     }
-    fill_tables(previous, &mut next);
+    fill_tables(previous, &mut next, &sizes);
     next.echoes = echoes(&next, config.datapath.icmp_echo);
     next.filter = filter::words(
         next.vips
@@ -258,7 +260,7 @@ fn check_limits(config: &Config, parts: &[FamilyPart<'_>]) -> Result<(), PlanErr
     let mut needed = 0;
     for part in parts {
         let count = part.backends().count();
-        if count > maglev::MAX_CANDIDATES {
+        if count > maglev::MAX_BACKENDS {
             return Err(PlanError::ServiceBackends {
                 service: part.service.name.clone(),
                 count,
@@ -402,22 +404,25 @@ impl<'a> BackendPlanner<'a> {
     }
 }
 
-/// Gives each service its table: that of the plan before where nothing it depends on has changed, since
-/// a plan is made whenever a neighbour changes, and tables are what takes time.
-fn fill_tables(previous: &Desired, next: &mut Desired) {
+/// Gives each service its table, of the size that `sizes` has for its id: that of the plan before where
+/// nothing it depends on has changed, since a plan is made whenever a neighbour changes, and tables are what
+/// takes time.
+fn fill_tables(previous: &Desired, next: &mut Desired, sizes: &BTreeMap<u32, u32>) {
     let mut before = candidates(previous);
     let mut now = candidates(next);
     for (id, service) in &mut next.services {
         let candidates = now.remove(id).unwrap_or_default();
+        let size = sizes.get(id).copied().unwrap_or(0);
+        let length = if candidates.is_empty() { 0 } else { size };
         let unchanged = previous.services.get(id).filter(|old| {
             previous.seed == next.seed
                 && before.remove(id).unwrap_or_default() == candidates
-                // A plan rebuilt from the maps may lack its tables.
-                && old.table.len() == maglev::size_for(candidates.len()) as usize
+                // Other backends in the file, or a plan rebuilt from the maps that lacks its tables.
+                && old.table.len() == length as usize
         });
         service.table = match unchanged {
             Some(old) => Arc::clone(&old.table),
-            None => maglev::table(&candidates, next.seed).into(),
+            None => maglev::table(&candidates, size, next.seed).into(),
         };
     }
 }

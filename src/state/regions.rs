@@ -124,7 +124,7 @@ impl Regions {
 /// quarter more against gaps and for many changes at once, and room to write the two largest tables
 /// anew. Saturates at `u32::MAX`.
 ///
-/// What a service's table takes depends on its number of backends by steps; the most that all
+/// What a service's table takes depends by steps on the number of backends that the file gives it; the most that all
 /// services can take together is found on the concave hull of these steps, whatever mix of sizes it
 /// comes from: of all lines `a + b * backends` that lie on or above every step, the lowest
 /// `a * limits.services + b * limits.backends`.
@@ -134,7 +134,7 @@ pub fn capacity_for(limits: &Limits) -> u32 {
         .chain(
             SIZE_CLASSES
                 .iter()
-                .map(|class| (i128::from(class.candidates), i128::from(class.slots))),
+                .map(|class| (i128::from(class.backends), i128::from(class.slots))),
         )
         .collect();
     let mut most = services * i128::from(MAX_SLOTS);
