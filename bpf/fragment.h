@@ -12,6 +12,7 @@
 #include "connection.h"
 #include "maps.h"
 #include "packet.h"
+#include "parse.h"
 #include "work.h"
 
 /* How long the receiver waits for the rest (Linux: ipfrag_time; RFC 8200: 60). */
@@ -60,16 +61,23 @@ static __noinline int remember_fragment(const struct facts *f)
 	return GO_ON;
 }
 
-/* Completes the flow of a later fragment from its first one. */
+/*
+ * Completes the flow of a later fragment from its first one. While that is not known, all there is
+ * to go by is what the fragment itself says of its protocol, which in IPv6 may be an extension
+ * header's number.
+ */
 static __noinline int follow_fragment(struct facts *f)
 {
 	struct fragment_key key;
 	const struct fragment *first;
+	__u32 protocol = f->flow.protocol;
 
 	fragment_key(f, &key);
 	first = find_fragment(&key, f->now);
 	if (!first)
-		return REASON_UNKNOWN_FRAGMENT;
+		return may_be_balanced(protocol) || (f->family == 6 && is_extension(protocol))
+			       ? REASON_UNKNOWN_FRAGMENT
+			       : REASON_OTHER_PROTOCOL;
 	if (f->fragment_offset < first->headers_end)
 		return REASON_BAD_FRAGMENT;
 	f->flow.sport = first->sport;

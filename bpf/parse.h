@@ -331,11 +331,10 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 			p->fragment_offset = fragment.offset;
 			p->kind = fragment.offset ? LATER_FRAGMENT : FIRST_FRAGMENT;
 		}
-		/* What follows a later one's header is its first one's, and may be an extension. */
+		/* Whatever a later one's header says follows: only its first one's counts (RFC
+		 * 8200, section 4.5). */
 		if (p->kind == LATER_FRAGMENT)
-			return may_be_balanced(p->protocol) || is_extension(p->protocol)
-				       ? IS_PORTLESS
-				       : REASON_OTHER_PROTOCOL;
+			return IS_PORTLESS;
 	}
 	reason = parse_l4(p, total - l4_start);
 	if (reason != GO_ON)

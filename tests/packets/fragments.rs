@@ -385,6 +385,55 @@ fn of_a_port_without_service() {
     }
 }
 
+/// Only the first one's Next Header counts (RFC 8200, section 4.5): what later ones say there, if it is
+/// another protocol or none, neither takes them from their packet nor to the host.
+#[test]
+fn next_headers_of_later_ones() {
+    const ICMPV6: u8 = 58;
+    const NO_NEXT_HEADER: u8 = 59;
+    let lab = Lab::new(&every());
+    for cell in cells::all().filter(|cell| cell.ipv6) {
+        for protocol in PROTOCOLS {
+            let path = cell.establish(&lab, protocol, 1000);
+            for next in [6, 17, ICMPV6, NO_NEXT_HEADER, HOP_BY_HOP, 132, 255] {
+                let id = 0x1000 | u32::from(next);
+                let what = format!("next header {next}");
+                let named = |packet: Packet, n| {
+                    packet.with(|p| {
+                        if n > 0 {
+                            p.protocol = next;
+                        }
+                    })
+                };
+                for n in [0, 1, 2] {
+                    path.to_backend(&lab, &what, |ends| {
+                        named(pieces(&path, ends, ACK, id)[n].clone(), n)
+                    });
+                    if !cell.mode.is_direct() {
+                        path.to_client(&lab, &what, |ends| {
+                            named(back(&path, ends, id)[n].clone(), n)
+                        });
+                    }
+                }
+            }
+        }
+        // Without the first one, what they say is all there is to go by.
+        let path = cell.establish(&lab, Protocol::Udp, 1000);
+        for (next, expected) in [
+            (6, UNKNOWN),
+            (17, UNKNOWN),
+            (DESTINATION_OPTIONS, UNKNOWN),
+            (ICMPV6, Verdict::Pass("other_protocol")),
+            (NO_NEXT_HEADER, Verdict::Pass("other_protocol")),
+        ] {
+            let piece = pieces(&path, path.outside(), ACK, 0x2000)[1].with(|p| p.protocol = next);
+            let frame = path.request(ACK).ethernet().carrying(&piece);
+            let verdict = lab.send(CLIENTS, &frame).verdict;
+            assert_eq!(verdict, expected, "next header {next}, {cell:?}");
+        }
+    }
+}
+
 /// Fragments of two packets of two connections, in between each other.
 #[test]
 fn of_two_packets_at_a_time() {
