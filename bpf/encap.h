@@ -26,7 +26,6 @@ struct inner {
 	__u32 protocol; /* IPPROTO_IPIP or IPPROTO_IPV6 */
 	__u32 tos;	/* DSCP and ECN */
 	__u32 length;	/* bytes of the IP packet */
-	__u32 fragment; /* the second word of an outer IPv4 header: id, DF */
 	__u32 sum;	/* of all of it, RFC 1071; 0: not known */
 };
 
@@ -101,11 +100,6 @@ static __always_inline void describe_inner_ipv4(struct packet *p, struct inner *
 	lower_ttl_ipv4(p);
 	inner->protocol = IPPROTO_IPIP;
 	inner->tos = ip->tos;
-	/* What may be fragmented inside may be outside, and needs an identification for it
-	 * (RFC 2003, section 3.1; RFC 6864). */
-	inner->fragment = ip->frag_off & bpf_htons(IP_DONT_FRAGMENT)
-				  ? (__u32)bpf_htons(IP_DONT_FRAGMENT) << 16
-				  : ip->id;
 	inner->sum = 0;
 	/* 0xffff is 0 too, and is known. */
 	if (with_sum && has_sum(p, l4_length))
@@ -123,8 +117,6 @@ static __always_inline void describe_inner_ipv6(struct packet *p, struct inner *
 	lower_ttl_ipv6(p);
 	inner->protocol = IPPROTO_IPV6;
 	inner->tos = bpf_ntohs(*(__be16 *)p->l3) >> 4 & 0xff;
-	/* IPv6 is not fragmented on its way, and so is not what carries it (RFC 4213, 3.2.2). */
-	inner->fragment = (__u32)bpf_htons(IP_DONT_FRAGMENT) << 16;
 	inner->sum = 0;
 	/* Extension headers would have to be summed.
 	 * The addresses stand in the header and in the pseudo-header, and cancel each other. */
@@ -155,17 +147,25 @@ static __always_inline __u16 udp_check_ipv6(const struct inner *inner, const __u
 	return check ? check : 0xffff;
 }
 
+/*
+ * DF is always set, and the identification 0. All clients of a backend share the outer addresses:
+ * an identification that tells fragments apart would have to be one that none of their packets has
+ * had for two minutes (RFC 6864, sections 4.2 and 4.3), and 65,536 of them last for a fraction of a
+ * second. RFC 2003, section 3.1, allows DF over a packet without it. A router with a smaller MTU
+ * drops the packet then and says so, which relay.h passes on to the client.
+ */
 static __always_inline void write_outer_ipv4(__u32 *outer, const struct inner *inner,
 					     const struct tunnel *t)
 {
 	__u32 length = sizeof(struct iphdr) + t->payload;
 	__u32 first = 0x45 | inner->tos << 8 | (__u32)bpf_htons(length) << 16;
+	__u32 second = (__u32)bpf_htons(IP_DONT_FRAGMENT) << 16;
 	__u32 third = OUTER_TTL | t->protocol << 8;
 	__be32 daddr = t->backend->address[3];
-	__u16 sum = csum_fold((__u64)first + inner->fragment + third + t->saddr_last + daddr);
+	__u16 sum = csum_fold((__u64)first + second + third + t->saddr_last + daddr);
 
 	outer[0] = first;
-	outer[1] = inner->fragment;
+	outer[1] = second;
 	outer[2] = third | (__u32)(__u16)~sum << 16;
 	outer[3] = t->saddr_last;
 	outer[4] = daddr;

@@ -203,16 +203,10 @@ impl Packet {
                 (17, payload)
             }
         };
-        let outer = Packet {
+        // DF, and no identification, whatever is inside: clients would share those.
+        Packet {
             tos: self.tos,
             ..Packet::new(tunnel.source, tunnel.destination, protocol, payload)
-        };
-        match (self.source, self.dont_fragment) {
-            (IpAddr::V4(_), false) => outer.with(|p| {
-                p.id = self.id;
-                p.dont_fragment = false;
-            }),
-            _ => outer,
         }
     }
 
