@@ -69,7 +69,7 @@ static __always_inline int meter_facts(const struct facts *f)
 
 /*
  * The packet of `scratch`, for a VIP and the service in w->service; `known`: of the connection in
- * w->c. What lets it in is in w->admission afterwards.
+ * w->own.c. What lets it in is in w->admission afterwards.
  */
 static __noinline int admit(struct work *w, int known)
 {
@@ -79,8 +79,8 @@ static __noinline int admit(struct work *w, int known)
 
 	if (!s)
 		return REASON_TABLE_FULL;
-	if (known && is_admitted(&w->c.conn, s)) {
-		w->admission = w->c.conn.admission;
+	if (known && is_admitted(&w->own.c.conn, s)) {
+		w->admission = w->own.c.conn.admission;
 		if (s->firewall)
 			count_hit(w->admission, f->length);
 		return meter_facts(f);

@@ -126,6 +126,13 @@ static __always_inline void widen_conn(const struct conn4 *c, struct conn6 *wide
 	wide->l4_delta = c->l4_delta;
 }
 
+static __always_inline void widen_entry(const struct entry4 *e, struct entry6 *wide)
+{
+	widen_conn(&e->c, &wide->c);
+	wide->service = e->service;
+	wide->sequence = e->sequence;
+}
+
 static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *c)
 {
 	c->conn = wide->conn;
@@ -153,7 +160,7 @@ static __always_inline void reply_flow(const struct conn6 *c, __u8 protocol, str
  * its own stack frame for the IPv4 copies of what it is given.
  */
 
-/* The entry, of either family, in one of the tables. Both begin with a struct conn. */
+/* The entry, of either family, in one of the tables. All begin with a struct conn. */
 static __always_inline struct conn *table_find(__u8 family, int established,
 					       const struct flow6 *flow)
 {
@@ -169,19 +176,21 @@ static __always_inline struct conn *table_find(__u8 family, int established,
 }
 
 static __noinline long table_store(__u8 family, int established, const struct flow6 *flow,
-				   const struct conn6 *c, __u64 flags)
+				   const struct entry6 *e, __u64 flags)
 {
 	if (family == 4) {
 		struct flow4 narrow;
-		struct conn4 value;
+		struct entry4 value;
 
 		narrow_flow(flow, &narrow);
-		narrow_conn(c, &value);
+		narrow_conn(&e->c, &value.c);
+		value.service = e->service;
+		value.sequence = e->sequence;
 		return established ? bpf_map_update_elem(&conntrack, &narrow, &value, flags)
 				   : bpf_map_update_elem(&opening, &narrow, &value, flags);
 	}
-	return established ? bpf_map_update_elem(&conntrack6, flow, c, flags)
-			   : bpf_map_update_elem(&opening6, flow, c, flags);
+	return established ? bpf_map_update_elem(&conntrack6, flow, e, flags)
+			   : bpf_map_update_elem(&opening6, flow, e, flags);
 }
 
 /* 0 if there was one. */
@@ -200,27 +209,27 @@ static __noinline long table_remove(__u8 family, int established, const struct f
 
 /* Copies the entry out. 0, or -1 if there is none. */
 static __noinline int table_read(__u8 family, int established, const struct flow6 *flow,
-				 struct conn6 *c)
+				 struct entry6 *e)
 {
 	struct conn *found = table_find(family, established, flow);
 
 	if (!found)
 		return -1;
 	if (family == 4)
-		widen_conn((struct conn4 *)found, c);
+		widen_entry((struct entry4 *)found, e);
 	else
-		*c = *(struct conn6 *)found;
+		*e = *(struct entry6 *)found;
 	return 0;
 }
 
 /*
- * Which table the entry was in, its copy in `c`; -1 if in neither. `opening` first: another CPU may
+ * Which table the entry was in, its copy in `e`; -1 if in neither. `opening` first: another CPU may
  * move the entry meanwhile, and puts it into `conntrack` before it takes it out of `opening`.
  */
-static __always_inline int find_connection(__u8 family, const struct flow6 *flow, struct conn6 *c)
+static __always_inline int find_connection(__u8 family, const struct flow6 *flow, struct entry6 *e)
 {
 	for (int established = 0; established <= 1; established++)
-		if (!table_read(family, established, flow, c))
+		if (!table_read(family, established, flow, e))
 			return established;
 	return -1;
 }

@@ -171,7 +171,7 @@ static __noinline int parse_quote(struct xdp_md *ctx, const struct facts *f, str
 }
 
 /*
- * The connection in w->c for an error that quotes `key`, turned round. Backends that answer
+ * The connection in w->own.c for an error that quotes `key`, turned round. Backends that answer
  * directly have connections that we know nothing of: the hash says whose they are.
  */
 static __noinline int find_quoted(struct work *w, const struct flow6 *key)
@@ -181,9 +181,10 @@ static __noinline int find_quoted(struct work *w, const struct flow6 *key)
 	const struct vip *vip;
 	__u32 id;
 
-	if (find_connection(w->facts.family, key, &w->c) >= 0) {
-		b = array_at(backends, w->c.conn.backend);
-		if (w->c.conn.flags & CONN_REPLY || (b && b->generation == w->c.conn.generation))
+	if (find_connection(w->facts.family, key, &w->own) >= 0) {
+		b = array_at(backends, w->own.c.conn.backend);
+		if (w->own.c.conn.flags & CONN_REPLY ||
+		    (b && b->generation == w->own.c.conn.generation))
 			return GO_ON;
 	}
 	vip = find_vip(key);
@@ -195,10 +196,10 @@ static __noinline int find_quoted(struct work *w, const struct flow6 *key)
 	b = select_backend(vip->service, key, &id);
 	if (!b)
 		return REASON_NO_BACKEND;
-	__builtin_memset(&w->c, 0, sizeof(w->c));
-	w->c.conn.backend = id;
-	w->c.conn.forward = b->forward;
-	set_entropy(&w->c, flow_entropy(key));
+	__builtin_memset(&w->own, 0, sizeof(w->own));
+	w->own.c.conn.backend = id;
+	w->own.c.conn.forward = b->forward;
+	set_entropy(&w->own.c, flow_entropy(key));
 	return GO_ON;
 }
 
@@ -224,7 +225,7 @@ static __noinline int translate_l4(struct xdp_md *ctx, struct work *w, const str
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__be16 *ports = data + (q->l4 & (2 * QUOTE_REACH - 1));
-	const struct conn6 *c = &w->c;
+	const struct conn6 *c = &w->own.c;
 	__u64 delta;
 
 	if ((void *)ports + QUOTED_L4 > end)
@@ -254,7 +255,7 @@ static __noinline int translate_l4(struct xdp_md *ctx, struct work *w, const str
 static __noinline int translate_error(struct xdp_md *ctx, struct work *w, const struct quoted *q)
 {
 	const struct facts *f = &w->facts;
-	const struct conn6 *c = &w->c;
+	const struct conn6 *c = &w->own.c;
 	int keep_source = c->conn.forward == FORWARD_NAT && !(c->conn.flags & CONN_REPLY);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct translation t = {};
@@ -335,16 +336,16 @@ static __noinline int handle_error(struct xdp_md *ctx, struct work *w)
 		if (reason != GO_ON)
 			return reason;
 	}
-	b = array_at(backends, w->c.conn.backend);
+	b = array_at(backends, w->own.c.conn.backend);
 	if (b && is_loop(f, b))
 		return REASON_LOOP;
 	if (f->ttl <= 1)
 		return REASON_UNANSWERABLE;
-	return w->c.conn.forward < FORWARD_L2 ? translate_error(ctx, w, &q) : GO_ON;
+	return w->own.c.conn.forward < FORWARD_L2 ? translate_error(ctx, w, &q) : GO_ON;
 }
 
 /*
- * A whole ICMP packet. GO_ON: it goes with the connection in w->c, and is translated where that
+ * A whole ICMP packet. GO_ON: it goes with the connection in w->own.c, and is translated where that
  * connection is.
  */
 static __always_inline int handle_icmp(struct xdp_md *ctx, struct work *w)

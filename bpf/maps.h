@@ -77,14 +77,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct flow4);
-	__type(value, struct conn4);
+	__type(value, struct entry4);
 } conntrack SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct flow6);
-	__type(value, struct conn6);
+	__type(value, struct entry6);
 } conntrack6 SEC(".maps");
 
 /* The others: half-open TCP, and UDP without a reply. */
@@ -92,14 +92,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct flow4);
-	__type(value, struct conn4);
+	__type(value, struct entry4);
 } opening SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct flow6);
-	__type(value, struct conn6);
+	__type(value, struct entry6);
 } opening6 SEC(".maps");
 
 /* Allocated as they are used: only full-nat holds claims. */

@@ -110,10 +110,10 @@ static __always_inline int set_source(struct work *w, __u32 step)
 			  search->pool + ((search->start >> 16) + step) % search->pool_size);
 	if (!source)
 		return -1;
-	copy16(w->c.saddr, source->address);
-	w->c.sport = bpf_htons(search->first +
-			       (search->start + step / search->pool_size) % search->size);
-	reply_flow(&w->c, w->facts.flow.protocol, &w->other_flow);
+	copy16(w->own.c.saddr, source->address);
+	w->own.c.sport = bpf_htons(search->first +
+				   (search->start + step / search->pool_size) % search->size);
+	reply_flow(&w->own.c, w->facts.flow.protocol, &w->other_flow);
 	return 0;
 }
 
@@ -152,7 +152,7 @@ static __always_inline int begin_search(struct work *w, const struct backend *b,
 	return search->size && search->pool_size ? 0 : -1;
 }
 
-/* full-nat: one of our addresses and a port of ours, in w->c. */
+/* full-nat: one of our addresses and a port of ours, in w->own.c. */
 static __noinline int claim_source(struct work *w, const struct backend *b, __u32 hash)
 {
 	if (begin_search(w, b, hash))

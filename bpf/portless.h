@@ -32,10 +32,10 @@ static __always_inline void describe(struct xdp_md *ctx, const struct facts *f, 
 	p->kind = f->kind;
 }
 
-/* The packet goes with the connection in w->c. IS_SENT, or a reason. */
+/* The packet goes with the connection in w->own.c. IS_SENT, or a reason. */
 static __noinline int send_portless(struct xdp_md *ctx, struct work *w)
 {
-	const struct conn6 *c = &w->c;
+	const struct conn6 *c = &w->own.c;
 	const struct backend *b = array_at(backends, c->conn.backend);
 	const struct interface *out;
 	struct packet p = {};

@@ -137,15 +137,15 @@ static __noinline int relay_too_big(struct xdp_md *ctx, struct work *w, int othe
 	start = behind_outer(f, data, end, to);
 	if (!start || parse_inner(f, data, end, start))
 		return otherwise;
-	if (find_connection(f->family, &f->flow, &w->c) < 0 || !is_tunnel(&w->c.conn))
+	if (find_connection(f->family, &f->flow, &w->own) < 0 || !is_tunnel(&w->own.c.conn))
 		return otherwise;
-	b = array_at(backends, w->c.conn.backend);
+	b = array_at(backends, w->own.c.conn.backend);
 	if (!b || !same_address(b->address, to))
 		return otherwise;
-	if (mtu < LEAST_MTU + tunnel_overhead(w->c.conn.forward, b->family))
+	if (mtu < LEAST_MTU + tunnel_overhead(w->own.c.conn.forward, b->family))
 		return REASON_UNANSWERABLE;
-	w->mtu = mtu - tunnel_overhead(w->c.conn.forward, b->family);
-	hop = *(const __u64 *)&w->c.conn.hop;
+	w->mtu = mtu - tunnel_overhead(w->own.c.conn.forward, b->family);
+	hop = *(const __u64 *)&w->own.c.conn.hop;
 	out = array_at(interfaces, hop >> 48);
 	if (!out || !out->ifindex)
 		return REASON_NO_INTERFACE;

@@ -36,17 +36,19 @@ static __always_inline void compute_deltas(const struct flow6 *flow, struct conn
 }
 
 /* Fills in the entry of the backend's direction from the client's. */
-static __always_inline void make_reply(const struct facts *f, const struct conn6 *c,
-				       struct conn6 *reply, struct flow6 *reply_key)
+static __always_inline void make_reply(const struct facts *f, const struct entry6 *e,
+				       struct entry6 *reply, struct flow6 *reply_key)
 {
-	reply_flow(c, f->flow.protocol, reply_key);
-	reply->conn = c->conn;
-	reply->conn.flags |= CONN_REPLY;
-	__builtin_memcpy(reply->saddr, f->flow.daddr, sizeof(reply->saddr));
-	__builtin_memcpy(reply->daddr, f->flow.saddr, sizeof(reply->daddr));
-	reply->sport = f->flow.dport;
-	reply->dport = f->flow.sport;
-	compute_deltas(reply_key, reply);
+	reply_flow(&e->c, f->flow.protocol, reply_key);
+	reply->c.conn = e->c.conn;
+	reply->c.conn.flags |= CONN_REPLY;
+	copy16(reply->c.saddr, f->flow.daddr);
+	copy16(reply->c.daddr, f->flow.saddr);
+	reply->c.sport = f->flow.dport;
+	reply->c.dport = f->flow.sport;
+	compute_deltas(reply_key, &reply->c);
+	reply->service = e->service;
+	reply->sequence = 0;
 }
 
 /*
@@ -63,12 +65,12 @@ static __noinline int find_source(struct work *w, __u32 hash)
 
 	for (int i = 0; i <= NAT_TRIES; i++) {
 		if (i)
-			w->c.sport =
+			w->own.c.sport =
 				bpf_htons(NAT_FIRST_PORT + (hash + i) % (65536 - NAT_FIRST_PORT));
-		reply_flow(&w->c, f->flow.protocol, &w->other_flow);
+		reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
 		if (find_connection(f->family, &w->other_flow, &w->other) < 0)
 			return GO_ON;
-		reply_flow(&w->other, f->flow.protocol, client);
+		reply_flow(&w->other.c, f->flow.protocol, client);
 		if (same_flow(client, &f->flow))
 			return GO_ON;
 		if (is_alive(f->family, &w->other_flow, f->now) ||
@@ -77,8 +79,8 @@ static __noinline int find_source(struct work *w, __u32 hash)
 		/* Not swept yet. Its client is not to take our backend's entry for its own. */
 		removed = !table_remove(f->family, 1, client);
 		removed |= !table_remove(f->family, 0, client);
-		if (removed && w->other.conn.state != CONN_CLOSED)
-			count_closed(&w->other.conn);
+		if (removed && w->other.c.conn.state != CONN_CLOSED)
+			count_closed(&w->other.c.conn);
 		raise_epoch();
 		return GO_ON;
 	}
@@ -90,23 +92,23 @@ static __noinline int find_source(struct work *w, __u32 hash)
 static __noinline int store_connection(struct work *w)
 {
 	const struct facts *f = &w->facts;
-	int full_nat = w->c.conn.forward == FORWARD_FULL_NAT;
+	int full_nat = w->own.c.conn.forward == FORWARD_FULL_NAT;
 	struct flow6 holder;
 	int found;
 
-	make_reply(f, &w->c, &w->other, &w->other_flow);
+	make_reply(f, &w->own, &w->other, &w->other_flow);
 	/* What a former connection has left there would be found first. */
 	if (!table_remove(f->family, 1, &w->other_flow))
 		raise_epoch();
 	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))
 		return REASON_TABLE_FULL;
-	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST)) {
-		count_opened(w->c.conn.backend);
+	if (!table_store(f->family, 0, &f->flow, &w->own, BPF_NOEXIST)) {
+		count_opened(w->own.c.conn.backend);
 		return GO_ON;
 	}
 	/* Another CPU was first: its entry holds, and with full-nat it can have another port. */
-	found = !table_read(f->family, 0, &f->flow, &w->c);
-	reply_flow(&w->c, f->flow.protocol, &holder);
+	found = !table_read(f->family, 0, &f->flow, &w->own);
+	reply_flow(&w->own.c, f->flow.protocol, &holder);
 	if (full_nat && !(found && same_flow(&holder, &w->other_flow))) {
 		table_remove(f->family, 0, &w->other_flow);
 		release_claim(f->family, &w->other_flow);
@@ -119,12 +121,12 @@ static __noinline int store_direct(struct work *w)
 {
 	const struct facts *f = &w->facts;
 
-	if (!table_store(f->family, 0, &f->flow, &w->c, BPF_NOEXIST)) {
-		count_opened(w->c.conn.backend);
+	if (!table_store(f->family, 0, &f->flow, &w->own, BPF_NOEXIST)) {
+		count_opened(w->own.c.conn.backend);
 		return GO_ON;
 	}
 	/* Another CPU was first: its entry holds. */
-	return table_read(f->family, 0, &f->flow, &w->c) ? REASON_TABLE_FULL : GO_ON;
+	return table_read(f->family, 0, &f->flow, &w->own) ? REASON_TABLE_FULL : GO_ON;
 }
 
 /* One packet of a flow that gets no entry. */
@@ -139,11 +141,11 @@ static __noinline int go_unrecorded(struct work *w, const struct backend *b, __u
 		if (!first_source(w, b, hash))
 			return REASON_FLOODED;
 	}
-	compute_deltas(&f->flow, &w->c);
-	count_unrecorded(w->c.conn.backend);
+	compute_deltas(&f->flow, &w->own.c);
+	count_unrecorded(w->own.c.conn.backend);
 	if (f->tcp_flags & TCP_RST)
 		return GO_ON;
-	make_reply(f, &w->c, &w->other, &w->other_flow);
+	make_reply(f, &w->own, &w->other, &w->other_flow);
 	return expect_reply(w);
 }
 
@@ -163,13 +165,13 @@ static __always_inline int is_loop(const struct facts *f, const struct backend *
 }
 
 /*
- * A packet without a connection, or with one that is over (`stale`, in w->c). Chooses before it
+ * A packet without a connection, or with one that is over (`stale`, in w->own.c). Chooses before it
  * forgets, so that a service that has lost all its backends for a moment loses no connection.
  */
 static __noinline int open_connection(struct work *w, int stale)
 {
 	const struct facts *f = &w->facts;
-	struct conn6 *c = &w->c;
+	struct conn6 *c = &w->own.c;
 	const struct backend *b;
 	const struct settings *s = array_at(settings, 0);
 	__u32 id, hash, *slot;
@@ -197,7 +199,8 @@ static __noinline int open_connection(struct work *w, int stale)
 	/* A reset without a connection goes by hash alone: it makes none. */
 	recorded = !(f->tcp_flags & TCP_RST) && record(f);
 
-	__builtin_memset(c, 0, sizeof(*c));
+	__builtin_memset(&w->own, 0, sizeof(w->own));
+	w->own.service = w->service;
 	c->conn.backend = id;
 	c->conn.generation = b->generation;
 	c->conn.last_seen = f->now;
@@ -281,28 +284,29 @@ static __noinline void promote(struct work *w)
 {
 	const struct facts *f = &w->facts;
 
-	if (is_direct(&w->c.conn)) {
-		if (!table_store(f->family, 1, &f->flow, &w->c, BPF_ANY))
+	if (is_direct(&w->own.c.conn)) {
+		if (!table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
 			table_remove(f->family, 0, &f->flow);
 		return;
 	}
 	if (table_read(f->family, 0, &w->other_flow, &w->other))
 		return;
-	w->other.conn.state = w->c.conn.state;
-	w->other.conn.flags = (w->other.conn.flags & CONN_REPLY) | (w->c.conn.flags & ~CONN_REPLY);
-	w->other.conn.last_seen = f->now;
+	w->other.c.conn.state = w->own.c.conn.state;
+	w->other.c.conn.flags =
+		(w->other.c.conn.flags & CONN_REPLY) | (w->own.c.conn.flags & ~CONN_REPLY);
+	w->other.c.conn.last_seen = f->now;
 	if (table_store(f->family, 1, &w->other_flow, &w->other, BPF_ANY) ||
-	    table_store(f->family, 1, &f->flow, &w->c, BPF_ANY))
+	    table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
 		return;
 	table_remove(f->family, 0, &w->other_flow);
 	table_remove(f->family, 0, &f->flow);
 }
 
-/* A packet of the connection in w->c. */
+/* A packet of the connection in w->own.c. */
 static __noinline int advance(struct work *w)
 {
 	struct facts *f = &w->facts;
-	struct conn *c = &w->c.conn;
+	struct conn *c = &w->own.c.conn;
 	const struct settings *s = array_at(settings, 0);
 	const struct backend *b = array_at(backends, c->backend);
 	__u8 state = c->state, flags = c->flags;
@@ -338,7 +342,7 @@ static __noinline int advance(struct work *w)
 		table_touch(f->family, f->established, &f->flow, c);
 	}
 
-	reply_flow(&w->c, f->flow.protocol, &w->other_flow);
+	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
 	if (changed && !is_direct(c))
 		table_touch(f->family, f->established, &w->other_flow, c);
 	if (!f->established && proven(c, f))
@@ -346,19 +350,19 @@ static __noinline int advance(struct work *w)
 	return GO_ON;
 }
 
-/* True if the connection in w->c, whose packet this is, cannot go on. */
+/* True if the connection in w->own.c, whose packet this is, cannot go on. */
 static __always_inline int is_stale(struct work *w)
 {
 	const struct settings *s = array_at(settings, 0);
 	const struct facts *f = &w->facts;
-	const struct conn *c = &w->c.conn;
+	const struct conn *c = &w->own.c.conn;
 	const struct backend *b;
 
 	if (!s)
 		return 1;
 	if (idle_too_long(c, s, f->now)) {
 		/* One direction may be silent for longer than a timeout while the other is not. */
-		reply_flow(&w->c, f->flow.protocol, &w->other_flow);
+		reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
 		if (!is_alive(f->family, &w->other_flow, f->now))
 			return 1;
 	}
@@ -371,13 +375,6 @@ static __always_inline int is_stale(struct work *w)
 		return 1;
 	b = array_at(backends, c->backend);
 	return !b || b->generation != c->generation;
-}
-
-static __always_inline __u32 service_of(const struct conn *c)
-{
-	const struct backend *b = array_at(backends, c->backend);
-
-	return b ? b->service : NO_SERVICE;
 }
 
 /*
@@ -397,13 +394,13 @@ __noinline int track(void)
 	/* Too many at once are not looked up among the half-open ones, of which one may be a
 	 * retransmission: by hash it goes where its entry would say. */
 	crowded = f->missed && opens_tcp(f) && !may_record(f);
-	found = crowded ? -1 : find_connection(f->family, &f->flow, &w->c);
+	found = crowded ? -1 : find_connection(f->family, &f->flow, &w->own);
 	f->established = found > 0;
-	is_client = found >= 0 && !(w->c.conn.flags & CONN_REPLY);
+	is_client = found >= 0 && !(w->own.c.conn.flags & CONN_REPLY);
 	goes_on = found >= 0 && !is_stale(w);
 	vip = goes_on ? NULL : find_vip(&f->flow);
 	if (vip || (goes_on && is_client)) {
-		w->service = vip ? vip->service : service_of(&w->c.conn);
+		w->service = vip ? vip->service : w->own.service;
 		reason = admit(w, is_client);
 	} else if (!goes_on) {
 		reason = find_expected(w);
@@ -476,7 +473,7 @@ static __always_inline int track_ipv4(const struct packet *p, const struct flow4
 		return REASON_TABLE_FULL;
 	w->facts.missed = missed;
 	reason = track();
-	narrow_conn(&w->c, &w->narrow);
+	narrow_conn(&w->own.c, &w->narrow);
 	*c = &w->narrow;
 	return reason;
 }
@@ -488,7 +485,7 @@ static __always_inline int track_ipv6(const struct packet *p, const struct flow6
 
 	if (!w)
 		return REASON_TABLE_FULL;
-	*c = &w->c;
+	*c = &w->own.c;
 	w->facts.missed = missed;
 	return track();
 }

@@ -23,7 +23,7 @@
 
 struct pending {
 	struct flow6 flow; /* of the replies */
-	struct conn6 c;	   /* what their entry would be */
+	struct entry6 e;   /* what their entry would be */
 	struct bpf_spin_lock lock;
 	__u32 pad;
 };
@@ -84,7 +84,8 @@ static __always_inline void count_unrecorded(__u32 backend)
 		t->unrecorded++;
 }
 
-/* Leaves in `pending` how replies to the flow in w->c go back: w->other, under w->other_flow. */
+/* Leaves in `pending` how replies to the flow in w->own.c go back: w->other.c, under w->other_flow.
+ */
 static __always_inline int expect_reply(struct work *w)
 {
 	struct pending *p = pending_of(&w->other_flow);
@@ -93,13 +94,13 @@ static __always_inline int expect_reply(struct work *w)
 		return REASON_TABLE_FULL;
 	bpf_spin_lock(&p->lock);
 	p->flow = w->other_flow;
-	p->c = w->other;
+	p->e = w->other;
 	bpf_spin_unlock(&p->lock);
 	return GO_ON;
 }
 
 /* A packet that belongs to nothing: it may be a reply to a flow without an entry. Its way back in
- * w->c. */
+ * w->own.c. */
 static __noinline int find_expected(struct work *w)
 {
 	const struct settings *s = array_at(settings, 0);
@@ -113,9 +114,9 @@ static __noinline int find_expected(struct work *w)
 		return REASON_NOT_OURS;
 	bpf_spin_lock(&p->lock);
 	w->other_flow = p->flow;
-	w->c = p->c;
+	w->own = p->e;
 	bpf_spin_unlock(&p->lock);
-	if (!same_flow(&w->other_flow, &f->flow) || idle_too_long(&w->c.conn, s, f->now))
+	if (!same_flow(&w->other_flow, &f->flow) || idle_too_long(&w->own.c.conn, s, f->now))
 		return REASON_NOT_OURS;
 	return GO_ON;
 }

@@ -35,8 +35,8 @@ struct rule_match {
 /* One a CPU: XDP programs do not nest. */
 struct work {
 	struct facts facts;
-	struct conn6 c;	    /* the packet's own entry */
-	struct conn6 other; /* the other direction's */
+	struct entry6 own;   /* the packet's own entry */
+	struct entry6 other; /* the other direction's */
 	struct flow6 other_flow;
 	struct flow6 client; /* of a connection that is in the way */
 	struct flow6 quoted; /* by an ICMP error, turned round */

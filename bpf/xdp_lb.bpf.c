@@ -37,6 +37,7 @@ static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *fl
 					struct conn4 **c, const struct backend **b)
 {
 	struct recent4 *r = recent_of4(flow);
+	struct entry4 *e;
 	int reason, missed = 0;
 
 	/* A first fragment leaves its ports for the others. */
@@ -46,7 +47,8 @@ static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *fl
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return meter_ipv4(p, flow, &(*c)->conn);
-	*c = bpf_map_lookup_elem(&conntrack, flow);
+	e = bpf_map_lookup_elem(&conntrack, flow);
+	*c = e ? &e->c : NULL;
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b))) {
 		keep_recent4(r, flow, *c);
@@ -110,6 +112,7 @@ static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *fl
 					struct conn6 **c, const struct backend **b)
 {
 	struct recent6 *r = recent_of6(flow);
+	struct entry6 *e;
 	int reason, missed = 0;
 
 	/* A first fragment leaves its ports for the others. */
@@ -119,7 +122,8 @@ static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *fl
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return meter_ipv6(p, flow, &(*c)->conn);
-	*c = bpf_map_lookup_elem(&conntrack6, flow);
+	e = bpf_map_lookup_elem(&conntrack6, flow);
+	*c = e ? &e->c : NULL;
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b))) {
 		keep_recent6(r, flow, *c);

@@ -292,7 +292,7 @@ struct flow6 {
 } __attribute__((aligned(8)));
 
 /*
- * What both families' connection entries begin with. Each connection has two
+ * What a packet of a connection needs, in both families. Each connection has two
  * entries, one for each direction under the key its packets carry; the entry's new
  * 5-tuple, turned round, is the key of the other.
  */
@@ -330,6 +330,22 @@ struct conn6 {
 	__be16 dport;
 	__u16 l3_delta;
 	__u16 l4_delta;
+};
+
+/* Value of `conntrack` and `opening`: one direction of a connection. Behind what every packet needs
+ * stands what only changes of the connection do. */
+struct entry4 {
+	struct conn4 c;
+	__u32 service;	/* index into `services`: the one that the connection was made for */
+	__u32 sequence; /* TCP, host order: of a segment of this direction not long ago; of its FIN
+			   once there was one */
+};
+
+/* Likewise of `conntrack6` and `opening6`. */
+struct entry6 {
+	struct conn6 c;
+	__u32 service;
+	__u32 sequence;
 };
 
 /*

@@ -17,6 +17,8 @@ pub struct Entry {
     pub flow: Flow,
     /// The 5-tuple that it leaves with.
     pub becomes: Flow,
+    /// Index into `services`: the one that the connection was made for.
+    pub service: u32,
     /// Index into `backends`.
     pub backend: u32,
     /// `backend.generation` when it was chosen.
@@ -90,7 +92,13 @@ pub(super) struct V4;
 /// `conntrack6` and `opening6`.
 pub(super) struct V6;
 
-fn entry(flow: Flow, conn: abi::conn, source: (IpAddr, u16), destination: (IpAddr, u16)) -> Entry {
+fn entry(
+    flow: Flow,
+    conn: abi::conn,
+    service: u32,
+    source: (IpAddr, u16),
+    destination: (IpAddr, u16),
+) -> Entry {
     Entry {
         flow,
         becomes: Flow {
@@ -98,6 +106,7 @@ fn entry(flow: Flow, conn: abi::conn, source: (IpAddr, u16), destination: (IpAdd
             destination,
             protocol: flow.protocol,
         },
+        service,
         backend: conn.backend,
         generation: conn.generation,
         state: conn.state,
@@ -109,12 +118,14 @@ fn entry(flow: Flow, conn: abi::conn, source: (IpAddr, u16), destination: (IpAdd
 
 impl Family for V4 {
     type Key = abi::flow4;
-    type Value = abi::conn4;
-    fn entry(key: abi::flow4, c: abi::conn4) -> Entry {
+    type Value = abi::entry4;
+    fn entry(key: abi::flow4, value: abi::entry4) -> Entry {
+        let c = value.c;
         let (source, destination) = (ipv4_of(c.saddr), ipv4_of(c.daddr));
         entry(
             key.into(),
             c.conn,
+            value.service,
             (source, u16::from_be(c.sport)),
             (destination, u16::from_be(c.dport)),
         )
@@ -123,12 +134,14 @@ impl Family for V4 {
 
 impl Family for V6 {
     type Key = abi::flow6;
-    type Value = abi::conn6;
-    fn entry(key: abi::flow6, c: abi::conn6) -> Entry {
+    type Value = abi::entry6;
+    fn entry(key: abi::flow6, value: abi::entry6) -> Entry {
+        let c = value.c;
         let (source, destination) = (address_of(c.saddr), address_of(c.daddr));
         entry(
             key.into(),
             c.conn,
+            value.service,
             (source, u16::from_be(c.sport)),
             (destination, u16::from_be(c.dport)),
         )

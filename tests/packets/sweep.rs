@@ -7,7 +7,7 @@ use crate::harness::cases::STANDARD;
 use crate::harness::{ip, Lab};
 
 /// The client's entry of a connection with direct return, last seen so many jiffies ago.
-fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::conn4) {
+fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::entry4) {
     let word = |address: &str| abi::words_of(ip(address))[3];
     let flow = abi::flow4 {
         saddr: word("198.51.100.2"),
@@ -19,7 +19,7 @@ fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::conn4) {
     };
     // The packet leaves with the addresses that it came with.
     let backend = lab.backend_id("n4");
-    let conn = abi::conn4 {
+    let c = abi::conn4 {
         conn: abi::conn {
             backend,
             generation: lab.desired.backends[&backend].generation,
@@ -35,7 +35,12 @@ fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::conn4) {
         l3_delta: 0,
         l4_delta: 0,
     };
-    (flow, conn)
+    let entry = abi::entry4 {
+        c,
+        service: lab.desired.backends[&backend].service,
+        sequence: 0,
+    };
+    (flow, entry)
 }
 
 /// Connections of this backend that a sweep has ended.
@@ -52,7 +57,7 @@ fn a_direct_connection_expires_by_itself() {
     lab.set_timeouts(|timeouts| timeouts.tcp_established = std::time::Duration::from_secs(5));
     let hz = lab.datapath.clock().hz;
     let map = lab.map("conntrack");
-    let put = |flow: &abi::flow4, conn: &abi::conn4| {
+    let put = |flow: &abi::flow4, conn: &abi::entry4| {
         map.update(abi::bytes_of(flow), abi::bytes_of(conn), MapFlags::ANY)
             .expect("an entry");
     };
@@ -92,7 +97,7 @@ fn the_end_of_a_connection_is_counted_once() {
     let map = lab.map("conntrack");
     let put = |port: u16, change: &dyn Fn(&mut abi::conn)| {
         let (flow, mut conn) = entry(&lab, port, 6 * hz);
-        change(&mut conn.conn);
+        change(&mut conn.c.conn);
         map.update(abi::bytes_of(&flow), abi::bytes_of(&conn), MapFlags::ANY)
             .expect("an entry");
     };

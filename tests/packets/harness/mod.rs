@@ -436,7 +436,7 @@ impl Lab {
         for (name, table) in [("conntrack", "conntrack"), ("opening", "opening")] {
             for (key, value) in self.pairs(name) {
                 let flow: abi::flow4 = from_bytes(&key).expect("struct flow4");
-                let c: abi::conn4 = from_bytes(&value).expect("struct conn4");
+                let c = from_bytes::<abi::entry4>(&value).expect("struct entry4").c;
                 let source = (abi::ipv4_of(c.saddr), u16::from_be(c.sport));
                 let destination = (abi::ipv4_of(c.daddr), u16::from_be(c.dport));
                 entries.push(entry(table, flow.into(), source, destination, &c.conn));
@@ -445,7 +445,7 @@ impl Lab {
         for (name, table) in [("conntrack6", "conntrack"), ("opening6", "opening")] {
             for (key, value) in self.pairs(name) {
                 let flow: abi::flow6 = from_bytes(&key).expect("struct flow6");
-                let c: abi::conn6 = from_bytes(&value).expect("struct conn6");
+                let c = from_bytes::<abi::entry6>(&value).expect("struct entry6").c;
                 let source = (abi::address_of(c.saddr), u16::from_be(c.sport));
                 let destination = (abi::address_of(c.daddr), u16::from_be(c.dport));
                 entries.push(entry(table, flow.into(), source, destination, &c.conn));
