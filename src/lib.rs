@@ -15,5 +15,6 @@ pub mod logging;
 pub mod mtu;
 pub mod neighbours;
 pub mod prefix;
+pub mod signals;
 pub mod state;
 mod waiting;

@@ -12,7 +12,6 @@ pub mod stats;
 mod text;
 
 use crate::config::Prefix;
-use crate::daemon::signals;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +23,8 @@ pub enum Error {
     #[error("{0} is not blocked; `xdplb dos` lists the sources that are")]
     NotBlocked(Prefix),
     /// Signals.
-    #[error(transparent)]
-    Signals(#[from] signals::Error),
+    #[error("cannot handle signals: {0}")]
+    Signals(#[from] ctrlc::Error),
     /// Nothing could be printed.
     #[error(transparent)]
     Output(#[from] std::io::Error),

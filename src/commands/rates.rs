@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::IpAddr;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -9,10 +10,8 @@ use serde::Serialize;
 use super::stats::Stats;
 use super::{text, Error};
 use crate::cli::Look;
-use crate::daemon::signals::Signals;
 use crate::datapath::view::{Class, Exchange, Traffic};
 use crate::datapath::View;
-use crate::waiting::wait;
 
 /// What a terminal does with a screen that is printed anew: to the top left, and nothing below.
 const HOME: &str = "\x1b[H\x1b[J";
@@ -109,17 +108,17 @@ pub fn run(
     out: &mut impl Write,
 ) -> Result<(), Error> {
     let view = View::open(&look.pin_dir)?;
-    let signals = Signals::install()?;
+    let (stop, stopped) = mpsc::channel();
+    // Once the loop below has ended nobody listens any more, which is as well.
+    ctrlc::set_handler(move || {
+        let _ = stop.send(());
+    })?;
     let mut before = Stats::of(view.services()?);
     let mut then = Instant::now();
     loop {
-        let due = then + interval;
-        while Instant::now() < due {
-            wait(&[signals.as_fd()], due)?;
-            signals.clear();
-            if signals.stop() || signals.take_reload() {
-                return Ok(());
-            }
+        let left = (then + interval).saturating_duration_since(Instant::now());
+        if stopped.recv_timeout(left).is_ok() {
+            return Ok(());
         }
         let now = Instant::now();
         let stats = Stats::of(view.services()?);

@@ -10,7 +10,7 @@ use log::{info, warn};
 use super::Error;
 use crate::config::{Config, Forward, XdpMode, INTERFACE_LIMIT};
 use crate::datapath::{Datapath, Interface};
-use crate::neighbours::{Link, Neighbours, Resolution, Target};
+use crate::neighbours::{usable_link, Link, Neighbours, Resolution, Target};
 use crate::state::Hop;
 
 /// Where the kernel says which ports outgoing connections of this host use (ip-sysctl).
@@ -211,33 +211,8 @@ impl Interfaces {
     }
 }
 
-/// The link that XDP can be attached to under this name.
-///
-/// # Errors
-/// When there is none, or it is of a kind that cannot carry Ethernet frames, for the operator.
-pub fn usable_link<'a>(name: &str, neighbours: &'a Neighbours) -> Result<&'a Link, String> {
-    let link = neighbours.link_by_name(name).ok_or_else(|| {
-        let others: Vec<&str> = neighbours
-            .links()
-            .values()
-            .filter(|link| link.ethernet)
-            .map(|link| link.name.as_str())
-            .collect();
-        format!(
-            "there is no interface {name}; this host has: {}",
-            others.join(", ")
-        )
-    })?;
-    if !link.ethernet {
-        return Err(format!(
-            "{name} does not carry Ethernet frames; name the device below it"
-        ));
-    }
-    Ok(link)
-}
-
 fn interface(name: &str, config: &Config, neighbours: &Neighbours) -> Result<Interface, Error> {
-    let link = usable_link(name, neighbours).map_err(Error::Interface)?;
+    let link = usable_link(name, neighbours.links()).map_err(Error::Interface)?;
     Ok(of_link(link, config, neighbours))
 }
 

@@ -5,9 +5,8 @@
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
 mod blocklists;
-pub(crate) mod interfaces;
+mod interfaces;
 mod mtus;
-pub(crate) mod signals;
 mod sweeping;
 
 use std::collections::BTreeSet;
@@ -24,11 +23,11 @@ use crate::datapath::pins::PinDir;
 use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
 use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
+use crate::signals::{self, Asked, Signals};
 use crate::state::{self, Desired, Health, OwnAddress, World};
 use crate::waiting::wait;
 use interfaces::Interfaces;
 use mtus::Mtus;
-use signals::Signals;
 use sweeping::Sweeping;
 
 /// How long a start waits for neighbours that have not answered yet.
@@ -80,6 +79,8 @@ pub enum Error {
 /// # Errors
 /// When it cannot start. Once it runs, what goes wrong is logged and mended where it can be.
 pub fn run(file: &Path) -> Result<(), Error> {
+    // First of all: what is asked for during the start is done after it.
+    let signals = Signals::install()?;
     let loaded = config::load(file)?;
     if logging::init(loaded.config.log).is_err() {
         debug!("another logger is installed");
@@ -89,8 +90,20 @@ pub fn run(file: &Path) -> Result<(), Error> {
     }
     let blocklists = blocklist::load_all(&loaded.config, file, &Contents::new())?;
     capabilities::check()?;
-    let mut daemon = Daemon::start(file, loaded.config, blocklists)?;
-    daemon.serve()
+    match Daemon::start(file, loaded.config, blocklists, signals)? {
+        Started::Running(mut daemon) => daemon.serve(),
+        Started::Stopped => {
+            info!("stopped before the start was done");
+            Ok(())
+        }
+    }
+}
+
+/// How a start ended.
+enum Started {
+    Running(Box<Daemon>),
+    /// A signal asked for it.
+    Stopped,
 }
 
 /// A running instance.
@@ -104,6 +117,8 @@ struct Daemon {
     interfaces: Interfaces,
     neighbours: Neighbours,
     signals: Signals,
+    /// What signals have asked for and is still to be done.
+    asked: Asked,
     desired: Desired,
     /// Addresses of backends that cannot be used, with the reasons that were logged.
     faults: Faults,
@@ -122,15 +137,29 @@ struct Watch {
 
 impl Daemon {
     /// Everything that can fail does so here, before any packet is touched, but for attaching itself.
-    fn start(file: &Path, config: Config, blocklists: Contents) -> Result<Self, Error> {
+    fn start(
+        file: &Path,
+        config: Config,
+        blocklists: Contents,
+        signals: Signals,
+    ) -> Result<Started, Error> {
+        let mut asked = Asked::default();
         let mut neighbours = Neighbours::open()?;
         let interfaces = Interfaces::find(&config, &neighbours)?;
         let pins = PinDir::open(&config.datapath.pin_dir)?;
         let mut datapath = Datapath::load(&config.limits)?;
         datapath.pin(pins)?;
+        asked.add(signals.take()?);
+        if asked.stop {
+            return Ok(Started::Stopped);
+        }
 
         neighbours.track(targets(&config));
         wait_for_answers(&mut neighbours, &targets(&config))?;
+        asked.add(signals.take()?);
+        if asked.stop {
+            return Ok(Started::Stopped);
+        }
         let desired = plan(
             &Desired::default(),
             &config,
@@ -146,7 +175,6 @@ impl Daemon {
 
         let modes = interfaces.attach_all(&mut datapath, config.datapath.xdp_mode)?;
         capabilities::drop_unneeded();
-        let signals = Signals::install()?;
         let sweeping =
             Sweeping::start(datapath.sweeper()?, &config.timeouts).map_err(|source| {
                 Error::System {
@@ -160,7 +188,7 @@ impl Daemon {
             config.services.len(),
             config.datapath.pin_dir.display()
         );
-        Ok(Daemon {
+        Ok(Started::Running(Box::new(Daemon {
             file: file.into(),
             config,
             blocklists,
@@ -169,6 +197,7 @@ impl Daemon {
             interfaces,
             neighbours,
             signals,
+            asked,
             desired,
             faults,
             mtus,
@@ -176,21 +205,21 @@ impl Daemon {
                 seen: 0,
                 warned: None,
             },
-        })
+        })))
     }
 
     fn serve(&mut self) -> Result<(), Error> {
         let mut next_tick = Instant::now() + TICK;
         loop {
-            self.wait(next_tick)?;
-            self.signals.clear();
-            if self.signals.stop() {
+            self.asked.add(self.signals.take()?);
+            if self.asked.stop {
                 info!("stopping");
                 return Ok(());
             }
-            if self.signals.take_reload() {
+            if std::mem::take(&mut self.asked.reload) {
                 self.reload();
             }
+            self.wait(next_tick)?;
             let mut changed = heard(self.neighbours.handle_events());
             let now = Instant::now();
             if now >= next_tick {

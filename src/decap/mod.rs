@@ -15,13 +15,12 @@ use log::{debug, error, info, warn, LevelFilter};
 use crate::capabilities;
 use crate::cli::{DecapOptions, ModeName};
 use crate::config::{Log, LogFormat, XdpMode};
-use crate::daemon::interfaces::usable_link;
-use crate::daemon::signals::{self, Signals};
 use crate::datapath;
 use crate::datapath::pins::PinDir;
 use crate::datapath::reasons::Verdict;
 use crate::logging;
-use crate::neighbours::{self, Neighbours, TICK};
+use crate::neighbours::{self, usable_link, Neighbours, TICK};
+use crate::signals::{self, Signals};
 use crate::waiting::wait;
 use program::{Count, Program, PINS, PREFIX_LIMIT};
 
@@ -64,6 +63,8 @@ pub enum Error {
 /// # Errors
 /// When it cannot start. Once it runs, what goes wrong is logged and mended where it can be.
 pub fn run(options: &DecapOptions) -> Result<(), Error> {
+    // First of all: a signal during the start is answered once the start is done, and leaves nothing.
+    let signals = Signals::install()?;
     let log = Log {
         level: LevelFilter::Info,
         format: LogFormat::Text,
@@ -72,7 +73,7 @@ pub fn run(options: &DecapOptions) -> Result<(), Error> {
         debug!("another logger is installed");
     }
     capabilities::check()?;
-    Decap::start(options)?.serve()
+    Decap::start(options, signals)?.serve()
 }
 
 /// A running instance.
@@ -86,7 +87,7 @@ struct Decap {
 }
 
 impl Decap {
-    fn start(options: &DecapOptions) -> Result<Self, Error> {
+    fn start(options: &DecapOptions, signals: Signals) -> Result<Self, Error> {
         if options.from.len() > PREFIX_LIMIT {
             return Err(Error::Sources {
                 given: options.from.len(),
@@ -102,7 +103,7 @@ impl Decap {
         let found = names
             .iter()
             .map(|name| {
-                usable_link(name, &neighbours)
+                usable_link(name, neighbours.links())
                     .cloned()
                     .map_err(Error::Interface)
             })
@@ -118,7 +119,6 @@ impl Decap {
             attached.push(format!("{} ({mode})", link.name));
         }
         capabilities::drop_unneeded();
-        let signals = Signals::install()?;
         if options.from.is_empty() {
             warn!(
                 "without --from, whoever can reach this host may send it packets under any source address, \
@@ -147,8 +147,7 @@ impl Decap {
         let mut next_tick = Instant::now() + TICK;
         loop {
             self.wait(next_tick)?;
-            self.signals.clear();
-            if self.signals.stop() {
+            if self.signals.take()?.stop {
                 self.sum_up();
                 return Ok(());
             }

@@ -10,6 +10,7 @@
 mod facts;
 mod netlink;
 mod probe;
+mod usable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 pub use facts::{Link, Resolution, State, Target};
+pub use usable::usable_link;
 
 use facts::{Event, Facts, Lookup, NextHop, Path, RouteAnswer, Touched};
 use netlink::{Answer, EventSocket, Heard, Request, RequestSocket};

@@ -250,8 +250,8 @@ ready_or_dead() {
 	grep -qi balancing "$LOG" || ! xdplb_alive
 }
 
-# start_xdplb: in lb, with $CONFIG; returns when it balances, fails when it ended instead.
-start_xdplb() {
+# launch_xdplb: in lb, with $CONFIG; does not wait for it to balance.
+launch_xdplb() {
 	: >"$LOG"
 	# A shell starts what is in the background with SIGINT ignored; nobody else does.
 	nsenter --net="/run/netns/$(ns lb)" -- env --default-signal=INT,QUIT \
@@ -259,6 +259,11 @@ start_xdplb() {
 	XDPLB_PID=$!
 	mkdir -p "$STATE/pids"
 	echo "$XDPLB_PID $(process_start_time "$XDPLB_PID")" >"$STATE/pids/xdplb"
+}
+
+# start_xdplb: returns when it balances, fails when it ended instead.
+start_xdplb() {
+	launch_xdplb
 	wait_for 20 ready_or_dead || {
 		echo "xdplb neither balances nor ends after 20 s"
 		return 1
