@@ -75,6 +75,7 @@ static __noinline int admit(struct work *w, int known)
 {
 	const struct settings *s = array_at(settings, 0);
 	const struct facts *f = &w->facts;
+	__u64 stamp;
 	int reason;
 
 	if (!s)
@@ -85,10 +86,12 @@ static __noinline int admit(struct work *w, int known)
 			count_hit(w->admission, f->length);
 		return meter_facts(f);
 	}
-	/* In this order: the stamp is of the rules that are about to be asked, or of older ones,
-	 * which has the connection judged again. */
-	w->admission = READ_ONCE(s->admission);
-	if (READ_ONCE(s->firewall)) {
+	/* Before the rules are asked: the stamp is theirs, or that of older ones, which has the
+	 * connection judged again. One load, so that nothing bears the stamp of rules that it was
+	 * not asked for: the low half is the stamp, the high half whether there are any. */
+	stamp = READ_ONCE(*(const __u64 *)&s->admission);
+	w->admission = stamp;
+	if (stamp >> 32) {
 		reason = judge();
 		if (reason != GO_ON)
 			return reason;

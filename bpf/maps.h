@@ -5,7 +5,8 @@
  *
  * Owns the maps' kinds and flags. Sizes marked 1 are set by the user side from
  * [limits] before the load. The user side writes arrays marked BPF_F_MMAPABLE
- * through memory, word by word; what must change together shares a word.
+ * through memory, word by word; what must change together shares a word and is read
+ * in one load. src/datapath/array.rs says in which order writes are seen.
  */
 #ifndef XDPLB_MAPS_H
 #define XDPLB_MAPS_H

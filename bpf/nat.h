@@ -140,14 +140,17 @@ static __always_inline int begin_search(struct work *w, const struct backend *b,
 	const struct settings *s = array_at(settings, 0);
 	struct port_search *search = &w->search;
 	__u64 sources = READ_ONCE(b->nat_pool);
+	__u32 ports;
 
 	if (!s)
 		return -1;
+	/* One load, so that first and last belong together. */
+	ports = READ_ONCE(*(const __u32 *)&s->nat_port_first);
 	search->start = hash;
 	search->pool = sources;
 	search->pool_size = sources >> 32;
-	search->first = s->nat_port_first;
-	search->size = s->nat_port_last - s->nat_port_first + 1;
+	search->first = (__u16)ports;
+	search->size = (ports >> 16) - search->first + 1;
 	search->result = REASON_NO_PORT;
 	return search->size && search->pool_size ? 0 : -1;
 }

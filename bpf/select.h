@@ -82,6 +82,9 @@ static __always_inline struct backend *select_backend(__u32 service, const struc
 
 	if (!s || !set)
 		return NULL;
+	/* One load, so that offset and size belong together. The slots, and the backends that they
+	 * name, were written before it; their addresses are computed from it, so that no CPU loads
+	 * them sooner (see src/datapath/array.rs). */
 	table = READ_ONCE(s->table);
 	offset = table;
 	size = table >> 32;

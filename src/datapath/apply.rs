@@ -317,7 +317,14 @@ impl Tables {
                 totals.retire_backend(id, live.service)?;
             }
             totals.begin_backend(id)?;
-            // Unusable until all of it is there.
+            // Unusable before any of it changes, and until all of it is there.
+            self.backends.set(
+                id,
+                &abi::backend {
+                    generation: 0,
+                    ..live
+                },
+            );
             let generation = std::mem::take(&mut value.generation);
             self.backends.set(id, &value);
             value.generation = generation;
@@ -427,6 +434,14 @@ impl Tables {
         }
         for id in (0..self.backends.length()).filter(|id| !desired.backends.contains_key(id)) {
             let live = self.backends.get(id).unwrap_or_default();
+            // Unusable before its next hop goes.
+            self.backends.set(
+                id,
+                &abi::backend {
+                    generation: 0,
+                    ..live
+                },
+            );
             if self.backends.set(id, &abi::backend::default()) {
                 self.retired
                     .insert(address_of(live.address), Instant::now());

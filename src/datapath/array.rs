@@ -1,12 +1,34 @@
 //! Arrays that the kernel lets user space map into memory (`BPF_F_MMAPABLE`).
 //!
-//! Owns the mapping. Elements are read and written as 64-bit words, each in one access, so that a
-//! packet sees a word either before or after a change; what must change together shares a word.
+//! Owns the mapping, and the order in which packets see writes to it.
+//!
+//! Elements are read and written as 64-bit words, each in one access: a packet on another CPU sees a word
+//! either before or after a change. So whatever must change together shares a word, and the datapath reads
+//! that word in one access too: a region's offset and size, a next hop's address and interface, the
+//! firewall's switch and the stamp of its rules.
+//!
+//! Between words there is an order only where somebody makes one: arm64 lets other CPUs see plain stores in
+//! any order. There are three cases.
+//!
+//! - **A word says where others are**: a service's region, a backend's slice of `nat_pool`, a next hop's
+//!   interface, a slot's backend. [`Array::set`] stores with Release, so that whoever sees the word can
+//!   see all that was written before it. The reader needs no barrier: it computes the address of the second
+//!   load from the first, and every CPU that Linux runs on keeps such loads in order. (The Linux kernel's
+//!   own readers under RCU count on the same.)
+//! - **A map that is written by a system call says so**: a node of `fw_prefixes` names a level. The kernel
+//!   publishes the node with Release as well, after everything this thread has stored before the call.
+//! - **Neither**: the datapath tests a word and then reads something at an address of its own, as it does
+//!   with the stamp of the rules and `fw_prefixes`, or with the policies' bits and `dos_policies`. A test
+//!   does not hold the second load back. There the writer waits for a grace period between what is to be
+//!   seen and the word that lets it be seen: a packet that sees the word began after the wait had begun.
+//!
+//! What a program here reads back is ordered likewise: [`Array::get`] ends with an Acquire fence, so that
+//! what is read after it is as new as it.
 
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{fence, AtomicU64, Ordering};
 
 use libbpf_rs::MapCore;
 use nix::sys::mman::{mmap, munmap, MapFlags, ProtFlags};
@@ -19,7 +41,7 @@ const WORD: usize = size_of::<u64>();
 
 /// A BPF array of `T` in memory. `T` is a whole number of words.
 pub struct Array<T> {
-    base: NonNull<u64>,
+    base: NonNull<AtomicU64>,
     bytes: NonZeroUsize,
     length: u32,
     writable: bool,
@@ -93,14 +115,20 @@ impl<T: Plain + Copy + Default> Array<T> {
         let mut value = T::default();
         // SAFETY: `T` is plain: all its bytes are initialised, and any values of them are valid.
         let bytes = unsafe { plain::as_mut_bytes(&mut value) };
-        for (at, bytes) in self.words(index)?.zip(bytes.chunks_exact_mut(WORD)) {
-            bytes.copy_from_slice(&Self::load(at).to_ne_bytes());
+        for (word, bytes) in self
+            .element(index)?
+            .iter()
+            .zip(bytes.chunks_exact_mut(WORD))
+        {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
+        // A fence, since a load with Acquire is not promised to work on memory that is mapped for reading.
+        fence(Ordering::Acquire);
         Some(value)
     }
 
-    /// Writes those words of the element that differ, in order; true if any did. An index beyond the
-    /// end, or an array mapped for reading, is left alone.
+    /// Writes those words of the element that differ, in order, each seen no sooner than everything written
+    /// before it; true if any did. An index beyond the end, or an array mapped for reading, is left alone.
     pub fn set(&mut self, index: u32, value: &T) -> bool {
         match self.get(index) {
             Some(live) => self.replace(index, &live, value),
@@ -111,48 +139,60 @@ impl<T: Plain + Copy + Default> Array<T> {
     /// Writes those words in which `after` differs from `before`, in order, and leaves the others to
     /// whoever else writes them; true if there are any. Otherwise as [`Array::set`].
     pub fn replace(&mut self, index: u32, before: &T, after: &T) -> bool {
-        let Some(words) = self.words(index).filter(|_| self.writable) else {
-            return false;
-        };
-        let mut changed = false;
-        let pairs = words_of(before).zip(words_of(after));
-        for (at, (before, word)) in words.zip(pairs) {
-            if before != word {
-                // SAFETY: `words` yields aligned addresses within the mapping, which is writable; the kernel
-                // and other CPUs access it concurrently, hence volatile, one word at a time.
-                unsafe { at.as_ptr().write_volatile(word) };
-                changed = true;
-            }
+        match self.element(index).filter(|_| self.writable) {
+            Some(words) => publish(words, words_of(before).zip(words_of(after))),
+            None => false,
         }
-        changed
     }
 
     /// Adds one to the element's first word, whoever else does so too. As [`Array::set`] beyond the end.
     pub fn increment(&self, index: u32) {
-        let first = self.words(index).and_then(|mut words| words.next());
-        if let Some(at) = first.filter(|_| self.writable) {
-            // SAFETY: an aligned address within the mapping, which is writable and lives as long as `self`;
-            // others access it with atomic instructions or as whole words.
-            let word = unsafe { AtomicU64::from_ptr(at.as_ptr()) };
+        let first = self.element(index).and_then(<[AtomicU64]>::first);
+        if let Some(word) = first.filter(|_| self.writable) {
             word.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn words(&self, index: u32) -> Option<impl Iterator<Item = NonNull<u64>>> {
-        if index >= self.length {
-            return None;
-        }
+    fn element(&self, index: u32) -> Option<&[AtomicU64]> {
         let count = size_of::<T>() / WORD;
-        // SAFETY: index < length, and the mapping holds length * count words.
-        let first = unsafe { self.base.add(index as usize * count) };
-        // SAFETY: within the element, likewise.
-        Some((0..count).map(move |i| unsafe { first.add(i) }))
+        let first = index as usize * count;
+        self.words().get(first..first + count)
     }
+}
 
-    fn load(at: NonNull<u64>) -> u64 {
-        // SAFETY: callers pass addresses from `words`; volatile, since others write.
-        unsafe { at.as_ptr().read_volatile() }
+impl<T> Array<T> {
+    /// The array's words, for those who read or write many: with Relaxed, and then publish what leads there
+    /// with [`Array::set`]. Only an array that is mapped for writing may be written.
+    pub(super) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has so many bytes, is aligned to a page, lives as long as `self`, and is
+        // accessed by everybody, the kernel's side included, in whole words or parts of one.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes.get() / WORD) }
     }
+}
+
+/// A word in memory that others read while it is written.
+trait Word {
+    /// Stores in one access, after all that was stored before.
+    fn publish(&self, value: u64);
+}
+
+impl Word for AtomicU64 {
+    fn publish(&self, value: u64) {
+        self.store(value, Ordering::Release);
+    }
+}
+
+/// Stores those of `words` whose value is to change, in order; `changes` has the value before and after for
+/// each. True if there are any.
+fn publish(words: &[impl Word], changes: impl Iterator<Item = (u64, u64)>) -> bool {
+    let mut changed = false;
+    for (word, (before, after)) in words.iter().zip(changes) {
+        if before != after {
+            word.publish(after);
+            changed = true;
+        }
+    }
+    changed
 }
 
 fn words_of<T: Plain>(value: &T) -> impl Iterator<Item = u64> + '_ {
@@ -165,5 +205,100 @@ impl<T> Drop for Array<T> {
         // SAFETY: the mapping made in `map_with`, of that size, which nothing refers to any more. It cannot
         // fail for such a mapping, and nothing could be done if it did.
         let _ = unsafe { munmap(self.base.cast(), self.bytes.get()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::mem::{offset_of, size_of_val};
+
+    use super::*;
+    use crate::datapath::abi;
+
+    /// A memory that remembers each store.
+    struct Recorded<'a> {
+        at: usize,
+        stores: &'a RefCell<Vec<(usize, u64)>>,
+    }
+
+    impl Word for Recorded<'_> {
+        fn publish(&self, value: u64) {
+            self.stores.borrow_mut().push((self.at, value));
+        }
+    }
+
+    /// What writing `after` over `before` stores, by word.
+    fn stores<T: Plain>(before: &T, after: &T) -> Vec<(usize, u64)> {
+        let stores = RefCell::default();
+        let words: Vec<Recorded<'_>> = (0..size_of::<T>() / WORD)
+            .map(|at| Recorded {
+                at,
+                stores: &stores,
+            })
+            .collect();
+        let any = publish(&words, words_of(before).zip(words_of(after)));
+        assert_eq!(any, !stores.borrow().is_empty());
+        drop(words);
+        stores.into_inner()
+    }
+
+    #[test]
+    fn only_the_words_that_differ_are_stored_each_once_and_in_order() {
+        let before = abi::backend::default();
+        let mut after = before;
+        after.hop = abi::hop {
+            mac: [2, 0, 0, 0, 0, 7],
+            slot: 3,
+        };
+        after.generation = 9;
+        after.weight = 5;
+        after.nat_pool = abi::region(4096, 12);
+        let hop = u64::from_ne_bytes([2, 0, 0, 0, 0, 7, 3, 0]);
+        assert_eq!(
+            stores(&before, &after),
+            [
+                (offset_of!(abi::backend, hop) / WORD, hop),
+                (offset_of!(abi::backend, generation) / WORD, 5 << 48 | 9),
+                (offset_of!(abi::backend, nat_pool) / WORD, 12 << 32 | 4096),
+            ]
+        );
+        assert_eq!(stores(&after, &after), []);
+    }
+
+    /// Whatever the datapath reads in one access lies in one word.
+    #[test]
+    fn what_is_read_as_one_is_one_word() {
+        fn word(offset: usize, size: usize) -> Option<usize> {
+            let (first, last) = (offset / WORD, (offset + size - 1) / WORD);
+            (first == last).then_some(first)
+        }
+        let backend = abi::backend::default();
+        for (offset, size) in [
+            (offset_of!(abi::backend, hop), size_of_val(&backend.hop)),
+            (
+                offset_of!(abi::backend, nat_pool),
+                size_of_val(&backend.nat_pool),
+            ),
+            (offset_of!(abi::service, table), 8),
+            (offset_of!(abi::interface, mac), 8),
+            (offset_of!(abi::slots, backend), 8),
+            (offset_of!(abi::epoch, number), 8),
+        ] {
+            assert_eq!(size, WORD);
+            assert!(word(offset, size).is_some(), "at {offset}");
+        }
+        let settings = [
+            offset_of!(abi::settings, admission),
+            offset_of!(abi::settings, firewall),
+        ];
+        let [stamp, switch] = settings.map(|offset| word(offset, 4));
+        assert_eq!(stamp, switch);
+        let ports = [
+            offset_of!(abi::settings, nat_port_first),
+            offset_of!(abi::settings, nat_port_last),
+        ];
+        let [first, last] = ports.map(|offset| word(offset, 2));
+        assert_eq!(first, last);
     }
 }
