@@ -15,6 +15,7 @@
 #include "parse.h"
 #include "rewrite.h"
 #include "track.h"
+#include "transport.h"
 
 #define OUTER_TTL 64
 /* GUE's source ports: the dynamic ones (RFC 6335), by the upper bits of the flow's hash. */
@@ -76,17 +77,6 @@ static __always_inline int fits(const struct packet *p, const struct conn *c,
 	return 0;
 }
 
-/* Whether the packet has a checksum over all of its TCP segment or UDP datagram. */
-static __always_inline int has_sum(const struct packet *p, __u32 l4_length)
-{
-	const struct udphdr *udp = p->l4;
-
-	/* Parsing has looked, but Linux 6.1's verifier does not remember. */
-	if (p->kind != WHOLE_PACKET || (const void *)(udp + 1) > p->end)
-		return 0;
-	return p->protocol == IPPROTO_TCP || (udp->check && udp->len == bpf_htons(l4_length));
-}
-
 /*
  * The sum over a packet without reading it: with its pseudo-header, a segment whose checksum is
  * right sums to zero, and so does an IPv4 header by itself. If the checksum is wrong, so is the
@@ -102,7 +92,7 @@ static __always_inline void describe_inner_ipv4(struct packet *p, struct inner *
 	inner->tos = ip->tos;
 	inner->sum = 0;
 	/* 0xffff is 0 too, and is known. */
-	if (with_sum && has_sum(p, l4_length))
+	if (with_sum && is_summed(p, l4_length))
 		inner->sum = (__u16)~csum_fold((__u64)ip->saddr + ip->daddr +
 					       bpf_htons(p->protocol) + bpf_htons(l4_length))
 				     ?: 0xffff;
@@ -120,7 +110,7 @@ static __always_inline void describe_inner_ipv6(struct packet *p, struct inner *
 	inner->sum = 0;
 	/* Extension headers would have to be summed.
 	 * The addresses stand in the header and in the pseudo-header, and cancel each other. */
-	if (with_sum && ip6->nexthdr == p->protocol && has_sum(p, l4_length)) {
+	if (with_sum && ip6->nexthdr == p->protocol && is_summed(p, l4_length)) {
 		__u16 segment = ~csum_fold((__u64)bpf_htons(p->protocol) + bpf_htons(l4_length));
 
 		inner->sum = csum_fold((__u64)words[0] + words[1] + segment);

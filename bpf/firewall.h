@@ -13,6 +13,7 @@
 #include "count.h"
 #include "maps.h"
 #include "packet.h"
+#include "transport.h"
 #include "work.h"
 
 #define RULE_MASK (RULE_LIMIT - 1)
@@ -132,7 +133,7 @@ __noinline int judge(void)
 		m->level = prefix->level;
 		m->key = f->flow.protocol << 16;
 		m->sport = 0;
-		if (f->flow.protocol == IPPROTO_TCP || f->flow.protocol == IPPROTO_UDP) {
+		if (has_ports(f->flow.protocol)) {
 			m->key |= bpf_ntohs(f->flow.dport);
 			m->sport = bpf_ntohs(f->flow.sport);
 		}

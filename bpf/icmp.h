@@ -13,13 +13,12 @@
 #include "csum.h"
 #include "parse.h"
 #include "track.h"
+#include "transport.h"
 
 /* Headers further in than that are not looked for. */
 #define QUOTE_REACH 512
 /* Every router has to quote this much of what follows the IP header (RFC 792). */
 #define QUOTED_L4 8
-/* Where TCP's checksum ends: the quote can end behind it. */
-#define TCP_CHECK_END 18
 /* Not from another link (RFC 4861, section 11.2). */
 #define ND_HOP_LIMIT 255
 
@@ -121,7 +120,7 @@ static __noinline int handle_echo(struct xdp_md *ctx, struct work *w)
 
 /*
  * The 5-tuple of the quoted packet, turned round: the key of the packets that its receiver would
- * have answered with. GO_ON, or a reason if it is no TCP or UDP packet with ports.
+ * have answered with. GO_ON, or a reason if it is of no protocol that is balanced.
  */
 static __noinline int parse_quote(struct xdp_md *ctx, const struct facts *f, struct quoted *q,
 				  struct flow6 *key)
@@ -163,8 +162,10 @@ static __noinline int parse_quote(struct xdp_md *ctx, const struct facts *f, str
 	ports = data + (q->l4 & (2 * QUOTE_REACH - 1));
 	if ((void *)ports + QUOTED_L4 > end || !same_address(key->daddr, f->flow.daddr))
 		return REASON_ICMP_UNRELATED;
-	key->sport = ports[1];
-	key->dport = ports[0];
+	if (has_ports(next)) {
+		key->sport = ports[1];
+		key->dport = ports[0];
+	}
 	key->protocol = next;
 	q->protocol = next;
 	return GO_ON;
@@ -207,7 +208,6 @@ static __noinline int find_quoted(struct work *w, const struct flow6 *key)
  * ICMP checksum. */
 struct translation {
 	__u64 addresses; /* delta of the quoted addresses */
-	__u64 ports;	 /* and ports */
 	__u64 message;	 /* of everything that the ICMP checksum covers */
 };
 
@@ -224,26 +224,13 @@ static __noinline int translate_l4(struct xdp_md *ctx, struct work *w, const str
 				   struct translation *t)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__be16 *ports = data + (q->l4 & (2 * QUOTE_REACH - 1));
+	void *header = data + (q->l4 & (2 * QUOTE_REACH - 1));
 	const struct conn6 *c = &w->own.c;
-	__u64 delta;
 
-	if ((void *)ports + QUOTED_L4 > end)
+	if (header + QUOTED_L4 > end)
 		return REASON_ICMP_UNRELATED;
-	t->ports = csum_delta16(ports[0], c->dport) + csum_delta16(ports[1], c->sport);
-	t->message += t->ports;
-	ports[0] = c->dport;
-	ports[1] = c->sport;
-	delta = (__u64)csum_fold(t->addresses) + t->ports;
-	if (q->protocol == IPPROTO_UDP) {
-		__be16 before = ports[3];
-
-		ports[3] = csum_apply_udp(before, csum_fold(delta));
-		t->message += csum_delta16(before, ports[3]);
-	} else if (q->l4 + TCP_CHECK_END <= w->facts.length &&
-		   (void *)ports + TCP_CHECK_END <= end) {
-		translate_check(&ports[8], delta, t);
-	}
+	t->message += rewrite_quoted(header, end, w->facts.length - q->l4, q->protocol,
+				     csum_fold(t->addresses), c->dport, c->sport);
 	return GO_ON;
 }
 

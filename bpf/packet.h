@@ -74,13 +74,13 @@ struct packet {
 	void *data; /* Ethernet header */
 	void *end;  /* of what XDP can reach */
 	void *l3;   /* IPv4 or IPv6 header */
-	void *l4;   /* TCP or UDP header, checked to be there */
+	void *l4;   /* the header of its protocol, checked to be there */
 	__be16 ethertype;
 	__u16 ethernet; /* bytes before l3: header and VLAN tags */
 	__u32 length;	/* Ethernet header on, padding off: may be more than IP's 65,535 */
 	/* Words, so that the verifier sees one value wherever they are compared. */
-	__u32 protocol;	 /* IPPROTO_TCP or IPPROTO_UDP */
-	__u32 tcp_flags; /* 0 for UDP */
+	__u32 protocol;	 /* once it is parsed, one that is balanced: see transport.h */
+	__u32 tcp_flags; /* 0 for others */
 	__u32 ttl;	 /* or hop limit */
 	__u32 ingress;	 /* ifindex */
 	__u32 kind;	 /* enum packet_kind */

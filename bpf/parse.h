@@ -12,12 +12,11 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
-#include <linux/tcp.h>
-#include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 
 #include "maps.h"
 #include "packet.h"
+#include "transport.h"
 
 #define VLAN_TAGS 2
 /* Of IPv6. Hosts send one or two; a long chain is an attack (RFC 9098). */
@@ -139,50 +138,6 @@ static __always_inline int frame_holds(struct xdp_md *ctx, const struct packet *
 	return likely(length <= (__u64)(p->end - p->data)) || length <= bpf_xdp_get_buff_len(ctx);
 }
 
-static __always_inline int may_be_balanced(__u32 protocol)
-{
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
-}
-
-/*
- * TCP or UDP, of `l4_length` bytes by the IP header. A first fragment has to have all of the
- * header, or what is behind it could come by another way (RFC 1858, RFC 7112).
- */
-static __always_inline int parse_l4(struct packet *p, __u32 l4_length)
-{
-	int bad = likely(p->kind == WHOLE_PACKET) ? REASON_BAD_HEADER : REASON_BAD_FRAGMENT;
-
-	if (p->protocol == IPPROTO_TCP) {
-		struct tcphdr *tcp = p->l4;
-
-		if (l4_length < sizeof(*tcp))
-			return bad;
-		if ((void *)(tcp + 1) > p->end)
-			return REASON_SPLIT_HEADER;
-		if (tcp->doff < 5 || tcp->doff * 4U > l4_length)
-			return bad;
-		p->tcp_flags = ((__u8 *)tcp)[13];
-		p->headers_end += tcp->doff * 4U;
-		return GO_ON;
-	}
-	if (p->protocol == IPPROTO_UDP) {
-		struct udphdr *udp = p->l4;
-
-		if (l4_length < sizeof(*udp))
-			return bad;
-		if ((void *)(udp + 1) > p->end)
-			return REASON_SPLIT_HEADER;
-		if (bpf_ntohs(udp->len) < sizeof(*udp) ||
-		    (p->kind == WHOLE_PACKET && bpf_ntohs(udp->len) > l4_length))
-			return bad;
-		p->tcp_flags = 0;
-		p->headers_end += sizeof(*udp);
-		return GO_ON;
-	}
-	return is_icmp(p->protocol) && p->kind == WHOLE_PACKET ? IS_PORTLESS
-							       : REASON_OTHER_PROTOCOL;
-}
-
 static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, struct flow4 *flow)
 {
 	struct iphdr *ip = p->l3;
@@ -215,13 +170,15 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, stru
 		if (p->kind == LATER_FRAGMENT)
 			return may_be_balanced(p->protocol) ? IS_PORTLESS : REASON_OTHER_PROTOCOL;
 	}
-	reason = parse_l4(p, total - header);
+	reason = parse_transport(p, total - header);
 	if (reason != GO_ON)
 		return reason;
 
-	ports = p->l4;
-	flow->sport = ports[0];
-	flow->dport = ports[1];
+	if (has_ports(p->protocol)) {
+		ports = p->l4;
+		flow->sport = ports[0];
+		flow->dport = ports[1];
+	}
 	flow->protocol = p->protocol;
 	return GO_ON;
 }
@@ -314,7 +271,7 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 
 	if (ip6->version != 6 || !frame_holds(ctx, p, total))
 		return REASON_BAD_HEADER;
-	if (unlikely(p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)) {
+	if (unlikely(!may_be_balanced(p->protocol))) {
 		struct fragment_header fragment = {};
 		int found = skip_extensions(ctx, l4_start, p->protocol, &fragment);
 
@@ -336,13 +293,15 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 		if (p->kind == LATER_FRAGMENT)
 			return IS_PORTLESS;
 	}
-	reason = parse_l4(p, total - l4_start);
+	reason = parse_transport(p, total - l4_start);
 	if (reason != GO_ON)
 		return reason;
 
-	ports = p->l4;
-	flow->sport = ports[0];
-	flow->dport = ports[1];
+	if (has_ports(p->protocol)) {
+		ports = p->l4;
+		flow->sport = ports[0];
+		flow->dport = ports[1];
+	}
 	flow->protocol = p->protocol;
 	return GO_ON;
 }

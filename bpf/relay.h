@@ -76,11 +76,15 @@ static __always_inline int parse_inner(struct facts *f, void *data, void *end, _
 	} else {
 		return -1;
 	}
-	if (!may_be_balanced(f->flow.protocol) || (void *)(ports + 2) > end)
-		return -1;
-	f->flow.sport = ports[0];
-	f->flow.dport = ports[1];
-	return 0;
+	f->flow.sport = 0;
+	f->flow.dport = 0;
+	if (has_ports(f->flow.protocol)) {
+		if ((void *)(ports + 2) > end)
+			return -1;
+		f->flow.sport = ports[0];
+		f->flow.dport = ports[1];
+	}
+	return may_be_balanced(f->flow.protocol) ? 0 : -1;
 }
 
 /* Takes off what is in front of the quoted packet, but for Ethernet's header and its tags. */

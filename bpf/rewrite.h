@@ -9,28 +9,7 @@
 #include "csum.h"
 #include "packet.h"
 #include "parse.h"
-
-/* Parsing has seen that the header is there, which Linux 6.1's verifier does not remember. */
-static __always_inline void rewrite_l4(struct packet *p, __u16 delta, __be16 sport, __be16 dport)
-{
-	__be16 *ports = p->l4;
-
-	if (p->protocol == IPPROTO_TCP) {
-		struct tcphdr *tcp = p->l4;
-
-		if ((void *)(tcp + 1) > p->end)
-			return;
-		tcp->check = csum_apply(tcp->check, delta);
-	} else {
-		struct udphdr *udp = p->l4;
-
-		if ((void *)(udp + 1) > p->end)
-			return;
-		udp->check = csum_apply_udp(udp->check, delta);
-	}
-	ports[0] = sport;
-	ports[1] = dport;
-}
+#include "transport.h"
 
 static __always_inline void lower_ttl_ipv4(struct packet *p)
 {
@@ -55,7 +34,7 @@ static __always_inline void rewrite_ipv4(struct packet *p, const struct conn4 *c
 	ip->check = csum_apply(ip->check, c->l3_delta);
 	ip->saddr = c->saddr;
 	ip->daddr = c->daddr;
-	rewrite_l4(p, c->l4_delta, c->sport, c->dport);
+	rewrite_transport(p, c->l4_delta, c->sport, c->dport);
 }
 
 static __always_inline void rewrite_ipv6(struct packet *p, const struct conn6 *c)
@@ -65,7 +44,7 @@ static __always_inline void rewrite_ipv6(struct packet *p, const struct conn6 *c
 	ip6->hop_limit--;
 	copy16(&ip6->saddr, c->saddr);
 	copy16(&ip6->daddr, c->daddr);
-	rewrite_l4(p, c->l4_delta, c->sport, c->dport);
+	rewrite_transport(p, c->l4_delta, c->sport, c->dport);
 }
 
 /* A packet without the connection's ports: an error that is translated already, a later fragment.
