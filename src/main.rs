@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use xdplb::cli::{Cli, Command, DosCommand};
-use xdplb::config::{self, blocklist};
 use xdplb::{commands, daemon, decap};
 
 /// It failed while running.
@@ -50,7 +49,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     };
     let out = &mut io::stdout().lock();
     let done = match command {
-        Command::Check { config, json } => return check(&config, out, json),
+        Command::Check { config, json } => commands::check::run(&config, json, out),
         Command::List { stats, look } => commands::list::run(&look, stats, out),
         Command::Conns {
             filter,
@@ -89,28 +88,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         // `| head` has seen enough.
         Ok(()) | Err(commands::Error::Output(_)) => Ok(()),
         Err(error) => Err(Failure {
-            status: FAILED,
+            status: if error.is_of_file() { WRONG } else { FAILED },
             message: error.to_string(),
         }),
-    }
-}
-
-fn check(file: &std::path::Path, out: &mut impl io::Write, json: bool) -> Result<(), Failure> {
-    let wrong = |error: &dyn std::fmt::Display| Failure {
-        status: WRONG,
-        message: error.to_string(),
-    };
-    let config::Loaded { config, warnings } = config::load(file).map_err(|error| wrong(&error))?;
-    let blocklists = blocklist::load_all(&config, file, &Default::default());
-    let blocklists = blocklists.map_err(|error| wrong(&error))?;
-    let firewall = commands::check::compile(&config, &blocklists).map_err(|error| wrong(&error))?;
-    let mtus = commands::check::mtus(&config.datapath.interfaces);
-    let firewall = firewall.as_deref();
-    match commands::check::print(&config, &warnings, &mtus, firewall, out, json) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure {
-            status: FAILED,
-            message: format!("cannot print: {error}"),
-        }),
-        _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{text, Error};
 use crate::cli::Look;
-use crate::config::{duration, PolicyAction, Prefix};
+use crate::config::{self, duration, Prefix};
 use crate::datapath::view::{Blocked, Policy};
 use crate::datapath::View;
 
@@ -17,28 +17,19 @@ struct Rows {
     blocked: Vec<BlockedRow>,
 }
 
+/// A policy, with the packets that it has dropped and the times that it has blocked a source.
 #[derive(Serialize)]
 struct PolicyRow {
-    name: String,
-    protocol: String,
-    /// Those that have to be set. Empty: every packet counts.
-    tcp_flags: Vec<&'static str>,
-    /// Packets a second.
-    limit: u32,
-    burst: u32,
-    action: &'static str,
-    /// Seconds.
-    block_for: Option<f64>,
+    #[serde(flatten)]
+    policy: config::Policy,
     dropped: u64,
     blocked: u64,
-    #[serde(skip)]
-    action_text: String,
 }
 
 #[derive(Serialize)]
 struct BlockedRow {
-    source: String,
-    protocol: String,
+    source: Prefix,
+    protocol: config::PolicyProtocol,
     policy: String,
     /// Seconds.
     expires: f64,
@@ -46,25 +37,10 @@ struct BlockedRow {
 
 impl From<Policy> for PolicyRow {
     fn from(row: Policy) -> Self {
-        let policy = row.policy;
-        let (action, block_for) = match policy.action {
-            PolicyAction::Limit => ("limit", None),
-            PolicyAction::Block(duration) => ("block", Some(duration)),
-        };
         PolicyRow {
-            tcp_flags: policy.flag_names().collect(),
-            name: policy.name,
-            protocol: policy.protocol.to_string(),
-            limit: policy.limit,
-            burst: policy.burst,
-            action,
-            block_for: block_for.map(|duration| duration.as_secs_f64()),
+            policy: row.policy,
             dropped: row.dropped,
             blocked: row.blocked,
-            action_text: match block_for {
-                None => action.to_owned(),
-                Some(block_for) => format!("{action} {}", duration::format(block_for)),
-            },
         }
     }
 }
@@ -72,8 +48,8 @@ impl From<Policy> for PolicyRow {
 impl From<Blocked> for BlockedRow {
     fn from(blocked: Blocked) -> Self {
         BlockedRow {
-            source: blocked.source.to_string(),
-            protocol: blocked.protocol.to_string(),
+            source: blocked.source,
+            protocol: blocked.protocol,
             policy: blocked.policy,
             expires: blocked.expires.as_secs_f64(),
         }
@@ -109,17 +85,23 @@ fn print_policies(out: &mut impl Write, policies: Vec<PolicyRow>) -> Result<(), 
     ];
     let mut table = vec![header.map(str::to_owned).to_vec()];
     for row in policies {
+        let policy = row.policy;
+        let flags: Vec<_> = policy.flag_names().collect();
+        let block_for = policy.action.block_for().map(duration::format);
         table.push(vec![
-            row.name,
-            row.protocol,
-            if row.tcp_flags.is_empty() {
+            policy.name.clone(),
+            policy.protocol.to_string(),
+            if flags.is_empty() {
                 "any".to_owned()
             } else {
-                row.tcp_flags.join(",")
+                flags.join(",")
             },
-            format!("{}/s", row.limit),
-            row.burst.to_string(),
-            row.action_text,
+            format!("{}/s", policy.limit),
+            policy.burst.to_string(),
+            match block_for {
+                None => policy.action.word().to_owned(),
+                Some(block_for) => format!("{} {block_for}", policy.action.word()),
+            },
             row.dropped.to_string(),
             row.blocked.to_string(),
         ]);
@@ -137,8 +119,8 @@ fn print_blocked(out: &mut impl Write, blocked: Vec<BlockedRow>) -> Result<(), E
     let mut table = vec![header.map(str::to_owned).to_vec()];
     for row in blocked {
         table.push(vec![
-            row.source,
-            row.protocol,
+            row.source.to_string(),
+            row.protocol.to_string(),
             row.policy,
             // Rounded up: it is blocked for as long as it is shown.
             format!("{}s", row.expires.ceil()),

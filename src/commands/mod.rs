@@ -16,6 +16,12 @@ use crate::config::Prefix;
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The file, or one that it names.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    /// The file does not fit the tables.
+    #[error(transparent)]
+    Plan(#[from] crate::state::PlanError),
     /// The maps could not be read.
     #[error(transparent)]
     Datapath(#[from] crate::datapath::Error),
@@ -28,6 +34,13 @@ pub enum Error {
     /// Nothing could be printed.
     #[error(transparent)]
     Output(#[from] std::io::Error),
+}
+
+impl Error {
+    /// Whether the file is wrong, not the run.
+    pub fn is_of_file(&self) -> bool {
+        matches!(self, Error::Config(_) | Error::Plan(_))
+    }
 }
 
 impl From<serde_json::Error> for Error {

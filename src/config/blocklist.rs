@@ -8,8 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::document::quoted;
 use super::error::{Diagnostic, Error};
+use super::place::Place;
+use super::report::quoted;
 use super::{Config, Prefix};
 
 /// Faults of one file that are told apart; the others are only counted.
@@ -113,9 +114,11 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Prefix>, Error> {
             Err(error) => {
                 let before = line.chars().take_while(|c| c.is_whitespace());
                 faults.push(Diagnostic {
-                    file: file.to_owned(),
-                    line: index + 1,
-                    column: before.count() + 1,
+                    place: Place {
+                        file: file.to_owned(),
+                        line: index + 1,
+                        column: before.count() + 1,
+                    },
                     message: format!("{} {error}", quoted(entry)),
                 });
             }

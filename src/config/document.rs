@@ -1,20 +1,13 @@
-//! A TOML document with positions: tables that know which of their keys were asked for, and the
-//! report that collects what is wrong. Knows nothing of what the keys mean.
+//! A TOML document with positions: tables that know which of their keys were asked for. Knows nothing
+//! of what the keys mean.
 
 use std::fmt;
-use std::path::Path;
 
 use toml::de::{DeArray, DeTable, DeValue};
 use toml::Spanned;
 
-use super::error::Diagnostic;
-
-/// A value and the byte of the document at which it starts.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct At<T> {
-    pub value: T,
-    pub at: usize,
-}
+use super::place::At;
+use super::report::{quoted, Report};
 
 /// The values of a key that holds one or a list of them.
 #[derive(Debug)]
@@ -28,110 +21,6 @@ pub(super) struct List<T> {
 impl<T: Copy> List<T> {
     pub fn values(&self) -> impl Iterator<Item = T> + '_ {
         self.items.iter().map(|item| item.value)
-    }
-}
-
-/// Where the lines of a text begin.
-pub(super) struct Lines<'a> {
-    text: &'a str,
-    starts: Vec<usize>,
-}
-
-impl<'a> Lines<'a> {
-    pub fn new(text: &'a str) -> Lines<'a> {
-        let after = text.match_indices('\n').map(|(newline, _)| newline + 1);
-        Lines {
-            text,
-            starts: std::iter::once(0).chain(after).collect(),
-        }
-    }
-
-    /// The line and the column of a byte: both from 1, the column in characters.
-    pub fn position(&self, at: usize) -> (usize, usize) {
-        let line = self.starts.partition_point(|start| *start <= at);
-        let start = self.starts[line - 1];
-        let before = self.text[start..]
-            .char_indices()
-            .take_while(|(offset, _)| start + offset < at);
-        (line, before.count() + 1)
-    }
-}
-
-/// The first characters of what the file says, quoted and escaped: fit for one line of a terminal.
-pub(super) fn quoted(text: &str) -> String {
-    const SHOWN: usize = 64;
-    match text.char_indices().nth(SHOWN) {
-        None => format!("{text:?}"),
-        Some((end, _)) => format!("{:?}...", &text[..end]),
-    }
-}
-
-/// Collects errors and warnings, in any order.
-pub(super) struct Report<'a> {
-    lines: Lines<'a>,
-    file: &'a Path,
-    errors: Vec<At<String>>,
-    warnings: Vec<At<String>>,
-}
-
-impl<'a> Report<'a> {
-    pub fn new(text: &'a str, file: &'a Path) -> Report<'a> {
-        Report {
-            lines: Lines::new(text),
-            file,
-            errors: Vec::new(),
-            warnings: Vec::new(),
-        }
-    }
-
-    pub fn error(&mut self, at: usize, message: impl fmt::Display) {
-        self.errors.push(At {
-            value: message.to_string(),
-            at,
-        });
-    }
-
-    pub fn warning(&mut self, at: usize, message: impl fmt::Display) {
-        self.warnings.push(At {
-            value: message.to_string(),
-            at,
-        });
-    }
-
-    /// An error of the TOML parser.
-    pub fn syntax(&mut self, error: &toml::de::Error) {
-        let at = error.span().map_or(0, |span| span.start);
-        let message: Vec<_> = error.message().lines().collect();
-        self.error(
-            at,
-            format_args!("not valid TOML: {}; correct this line", message.join(", ")),
-        );
-    }
-
-    /// Line and column of a byte, for a message that refers to another place.
-    pub fn place(&self, at: usize) -> String {
-        let (line, column) = self.lines.position(at);
-        format!("{}:{line}:{column}", self.file.display())
-    }
-
-    /// Errors and warnings, each in file order.
-    pub fn finish(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
-        let diagnostics = |mut messages: Vec<At<String>>| {
-            messages.sort_by_key(|message| message.at);
-            messages
-                .into_iter()
-                .map(|At { value, at }| {
-                    let (line, column) = self.lines.position(at);
-                    Diagnostic {
-                        file: self.file.to_owned(),
-                        line,
-                        column,
-                        message: value,
-                    }
-                })
-                .collect()
-        };
-        (diagnostics(self.errors), diagnostics(self.warnings))
     }
 }
 
@@ -492,18 +381,6 @@ fn distance(name: &str, key: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn positions_count_characters() {
-        let text = "a\n  é = \"ü\" x\n";
-        let lines = Lines::new(text);
-        assert_eq!(lines.position(0), (1, 1));
-        assert_eq!(lines.position(2), (2, 1));
-        assert_eq!(lines.position(text.find('x').unwrap_or(0)), (2, 11));
-        assert_eq!(lines.position(text.len()), (3, 1));
-        assert_eq!(lines.position(text.len() + 9), (3, 1));
-        assert_eq!(Lines::new("").position(0), (1, 1));
-    }
 
     #[test]
     fn near_keys() {

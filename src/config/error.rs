@@ -5,17 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::Utf8Error;
 
-use super::document::Lines;
+use super::place::{Lines, Place};
 
 /// One fault or one warning, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The file as it was named.
-    pub file: PathBuf,
-    /// From 1.
-    pub line: usize,
-    /// In characters, from 1.
-    pub column: usize,
+    /// Where.
+    pub place: Place,
     /// What is wrong and what to do about it, in one line.
     pub message: String,
 }
@@ -23,13 +19,7 @@ pub struct Diagnostic {
 /// `file:line:column: message`
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Diagnostic {
-            file,
-            line,
-            column,
-            message,
-        } = self;
-        write!(f, "{}:{line}:{column}: {message}", file.display())
+        write!(f, "{}: {}", self.place, self.message)
     }
 }
 
@@ -81,11 +71,8 @@ impl Error {
 
     pub(super) fn not_utf8(path: &Path, bytes: &[u8], error: Utf8Error) -> Error {
         let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-        let (line, column) = Lines::new(&good).position(good.len());
         Error::Invalid(vec![Diagnostic {
-            file: path.to_owned(),
-            line,
-            column,
+            place: Lines::new(&good).place(path, good.len()),
             message: "this byte is not UTF-8; save the file as UTF-8".to_owned(),
         }])
     }

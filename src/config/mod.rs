@@ -2,18 +2,23 @@
 //!
 //! Owns the types that the rest of the program reads and the way from text to them: `document`
 //! gives TOML with positions, `value` reads one value, `raw` reads the tables, and `validate` holds
-//! the rules between values and turns it all into [`Config`], with `protection` for those of who may
-//! send how much. The files that `firewall.blocklists` names are [`blocklist`]'s. Nothing here touches
-//! the network, the kernel or libbpf.
+//! the rules between values and turns it all into [`Config`], with `protection` for the tables
+//! `[firewall]` and `[[dos]]`, and `checks` for rules that both need. `report` collects faults on the
+//! way. [`blocklist`] reads the files that `firewall.blocklists` names. Nothing here touches the
+//! network, the kernel or libbpf.
 
 pub mod blocklist;
+mod checks;
 mod document;
 pub mod duration;
 mod error;
 mod keyword;
 mod memory;
+mod place;
 mod protection;
 mod raw;
+mod report;
+mod serialize;
 mod validate;
 mod value;
 
@@ -22,10 +27,17 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
+
+use keyword::Keyword;
+
 pub use crate::prefix::Prefix;
 pub use error::{Diagnostic, Error};
 pub use memory::{ConnectionTables, FirewallTables};
+pub use place::Place;
 
+/// `datapath.pin_dir` without one in the file.
+pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
 /// The most interfaces that XDP may be attached to; `SLOT_LIMIT` of the datapath.
 pub const INTERFACE_LIMIT: usize = 64;
 /// The most addresses in the full-nat source pool; `NAT_POOL_LIMIT` of the datapath.
@@ -77,7 +89,7 @@ pub fn load(path: &Path) -> Result<Loaded, Error> {
 ///
 /// [`Error::Invalid`] with every fault that was found; of faults in the TOML itself, the first.
 pub fn parse(text: &str, file: &Path) -> Result<Loaded, Error> {
-    let mut report = document::Report::new(text, file);
+    let mut report = report::Report::new(text, file);
     let raw = toml::de::DeTable::parse(text)
         .map_err(|error| report.syntax(&error))
         .map(|document| raw::read(document.get_ref(), &mut report));
@@ -111,7 +123,7 @@ pub struct Config {
 }
 
 /// Where XDP attaches and what holds for all services.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Datapath {
     /// Names of the interfaces, at least one, no duplicates, in file order.
     pub interfaces: Vec<String>,
@@ -169,22 +181,27 @@ pub struct Limits {
 }
 
 /// How long an idle connection is remembered in each state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// TCP: SYN seen, handshake not finished.
+    #[serde(serialize_with = "serialize::seconds")]
     pub tcp_opening: Duration,
     /// TCP: established.
+    #[serde(serialize_with = "serialize::seconds")]
     pub tcp_established: Duration,
     /// TCP: a FIN or RST was seen.
+    #[serde(serialize_with = "serialize::seconds")]
     pub tcp_closing: Duration,
     /// UDP.
+    #[serde(serialize_with = "serialize::seconds")]
     pub udp: Duration,
     /// Everything else.
+    #[serde(serialize_with = "serialize::seconds")]
     pub other: Duration,
 }
 
 /// What tunnels to backends have in their outer header.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tunnel {
     /// Outer source addresses, at most one of each family. None of a family: the first of
     /// `datapath.addresses`, else the interface's own.
@@ -194,7 +211,7 @@ pub struct Tunnel {
 }
 
 /// One `[[service]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// Unique, 1..=63 bytes.
     pub name: String,
@@ -212,12 +229,14 @@ pub struct Service {
     pub no_backend: Refusal,
     /// Source prefixes that may reach the service; empty: all.
     pub allow: Vec<Prefix>,
-    /// May be empty; address and port are unique within the service.
+    /// May be empty; address and port are unique within the service. Serialised apart, by `check`, with
+    /// the share of each.
+    #[serde(skip)]
     pub backends: Vec<Backend>,
 }
 
 /// One `[[service.backend]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Backend {
     /// Unique within the service, 1..=63 bytes; without one in the file, the address, with the port
     /// if it has one.
@@ -384,25 +403,28 @@ pub enum HashBy {
 }
 
 /// `[firewall]`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Firewall {
     /// What becomes of packets for a VIP that no rule matches.
     pub default: RuleAction,
     /// Files of prefixes whose packets are denied before any rule is looked at; no duplicates, at most
-    /// [`BLOCKLIST_LIMIT`]. As written: [`blocklist::locate`] says where they are.
+    /// [`BLOCKLIST_LIMIT`]. As written: [`blocklist::locate`] says where they are. Serialised apart, by
+    /// `check`, with the length of each.
+    #[serde(skip)]
     pub blocklists: Vec<PathBuf>,
     /// `[[firewall.rule]]`, in file order: the first that matches decides.
     pub rules: Vec<Rule>,
 }
 
 /// One `[[firewall.rule]]`. Every condition has to hold.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Rule {
     /// Unique, 1..=63 bytes. Without one in the file, `None`.
     pub name: Option<String>,
     /// What becomes of packets that it matches.
     pub action: RuleAction,
     /// `None`: from anywhere, of either family.
+    #[serde(serialize_with = "serialize::source")]
     pub source: Option<Prefix>,
     /// Of which protocol.
     pub protocol: RuleProtocol,
@@ -433,7 +455,7 @@ pub enum RuleProtocol {
 }
 
 /// One `[[dos]]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Policy {
     /// Unique, 1..=63 bytes.
     pub name: String,
@@ -441,12 +463,14 @@ pub struct Policy {
     pub protocol: PolicyProtocol,
     /// TCP flags that are looked at, and of them those that have to be set, as in the header's
     /// fourteenth byte. Both 0: every packet.
+    #[serde(serialize_with = "serialize::flags")]
     pub tcp_flags: (u8, u8),
     /// Packets a second from one source address, at least 1.
     pub limit: u32,
     /// Packets above that at once, at least 1; without one in the file, `limit`.
     pub burst: u32,
     /// What becomes of the excess.
+    #[serde(flatten)]
     pub action: PolicyAction,
 }
 
@@ -471,9 +495,10 @@ pub enum PolicyAction {
 }
 
 /// `[log]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Log {
     /// The least severe level that is logged.
+    #[serde(serialize_with = "serialize::level")]
     pub level: log::LevelFilter,
     /// One line of text or one JSON object a message.
     pub format: LogFormat,
@@ -510,10 +535,45 @@ impl Service {
 impl Policy {
     /// The TCP flags that have to be set, as `lb.toml` writes them. None: every packet.
     pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
-        let (_, set) = self.tcp_flags;
-        let named = TCP_FLAGS.iter().filter(move |(_, bit)| set & bit != 0);
-        named.map(|(name, _)| *name)
+        flag_names(self.tcp_flags.1)
     }
+}
+
+/// The names of the flags in `set`, in the order of [`TCP_FLAGS`].
+fn flag_names(set: u8) -> impl Iterator<Item = &'static str> {
+    let named = TCP_FLAGS.iter().filter(move |(_, bit)| set & bit != 0);
+    named.map(|(name, _)| *name)
+}
+
+impl PolicyAction {
+    /// As `lb.toml` writes it under `action`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            PolicyAction::Limit => "limit",
+            PolicyAction::Block(_) => "block",
+        }
+    }
+
+    /// How long a source is blocked. `None`: it is not.
+    pub const fn block_for(self) -> Option<Duration> {
+        match self {
+            PolicyAction::Limit => None,
+            PolicyAction::Block(time) => Some(time),
+        }
+    }
+}
+
+impl Log {
+    /// The word of `level`.
+    pub fn level_word(&self) -> &'static str {
+        level_word(self.level)
+    }
+}
+
+fn level_word(level: log::LevelFilter) -> &'static str {
+    let mut words = log::LevelFilter::WORDS.iter();
+    let word = words.find(|(_, meaning)| *meaning == level);
+    word.map_or("off", |(word, _)| word)
 }
 
 impl Default for Limits {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::document::{At, Report};
+use super::checks::{check_length, check_names, check_repeats, families, given, items};
 use super::keyword::OnExcess;
+use super::place::At;
 use super::raw;
-use super::validate::{check_length, check_names, check_repeats, families, given, items};
+use super::report::Report;
 use super::{
     Family, Firewall, Policy, PolicyAction, PolicyProtocol, PortRange, Prefix, Rule, RuleAction,
     RuleProtocol, BLOCKLIST_LIMIT, POLICY_LIMIT,

@@ -9,8 +9,10 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::DeTable;
 
-use super::document::{At, List, Report, Table};
+use super::document::{List, Table};
 use super::keyword::{Maglev, OnExcess};
+use super::place::At;
+use super::report::Report;
 use super::{
     value, AdminState, Forward, HashBy, LogFormat, MacAddress, PolicyProtocol, PortRange, Prefix,
     Protocol, Refusal, RuleAction, RuleProtocol, XdpMode,

@@ -4,17 +4,17 @@
 //! itself reported is left out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Display;
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::document::{At, List, Report};
+use super::checks::{check_length, check_names, check_repeats, families, given, items};
+use super::place::At;
 use super::protection;
 use super::raw;
+use super::report::Report;
 use super::{
     AdminState, Backend, Config, Datapath, Family, Forward, HashBy, Limits, Log, PortRange,
-    Refusal, Service, Timeouts, Tunnel, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT,
+    Refusal, Service, Timeouts, Tunnel, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT, PIN_DIR,
 };
 
 /// The configuration that `file` describes; worth something only if `report` then has no errors.
@@ -34,23 +34,6 @@ pub(super) fn validate(file: raw::File, report: &mut Report) -> Config {
     }
     protection::check(&file, report);
     build(file)
-}
-
-/// Reports every name that an earlier one of its kind has. `named` is what messages call each, and its
-/// name.
-pub(super) fn check_names<'a>(
-    kind: &str,
-    named: impl Iterator<Item = (&'a str, &'a At<String>)>,
-    report: &mut Report,
-) {
-    let mut places = HashMap::new();
-    for (what, At { value: name, at }) in named {
-        if let Some(first) = places.insert(name, *at) {
-            let first = report.place(first);
-            let message = format!("{what}: this name is also at {first}; give each {kind} its own");
-            report.error(*at, message);
-        }
-    }
 }
 
 /// What the rules of one service need to know of the rest of the file.
@@ -86,40 +69,6 @@ impl<'a> Context<'a> {
             },
             vips,
         }
-    }
-}
-
-/// Reports every item that equals an earlier one.
-pub(super) fn check_repeats<T: Eq + Hash + Display>(
-    what: &str,
-    key: &str,
-    list: &List<T>,
-    report: &mut Report,
-) {
-    let mut seen = HashSet::new();
-    for At { value, at } in &list.items {
-        if !seen.insert(value) {
-            report.error(
-                *at,
-                format_args!("{what}: {key} has {value} twice; remove one"),
-            );
-        }
-    }
-}
-
-/// Reports the first item beyond `limit`.
-pub(super) fn check_length<T>(
-    what: &str,
-    key: &str,
-    limit: usize,
-    remedy: &str,
-    list: &List<T>,
-    report: &mut Report,
-) {
-    if let Some(beyond) = list.items.get(limit) {
-        let count = list.items.len();
-        let message = format!("{what}: {key} has {count} entries of at most {limit}; {remedy}");
-        report.error(beyond.at, message);
     }
 }
 
@@ -311,14 +260,6 @@ fn check_overlaps(services: &[raw::Service], report: &mut Report) {
             report.error(at, message);
         }
     }
-}
-
-/// The address families of the VIPs, IPv4 first.
-pub(super) fn families(service: &raw::Service) -> Vec<Family> {
-    Family::ALL
-        .into_iter()
-        .filter(|family| service.vips.values().any(|vip| Family::of(vip) == *family))
-        .collect()
 }
 
 fn check_service(service: &raw::Service, context: &Context, report: &mut Report) {
@@ -580,14 +521,6 @@ fn warn_of_idle(service: &raw::Service, report: &mut Report) {
     }
 }
 
-pub(super) fn given<T>(value: Option<At<T>>, default: T) -> T {
-    value.map_or(default, |value| value.value)
-}
-
-pub(super) fn items<T>(list: List<T>) -> Vec<T> {
-    list.items.into_iter().map(|item| item.value).collect()
-}
-
 /// Fills in the defaults. Leaves out what lacks a required value, all of which is reported.
 fn build(file: raw::File) -> Config {
     let raw::File {
@@ -612,7 +545,7 @@ fn build(file: raw::File) -> Config {
                 .map(|list| items(list.value))
                 .unwrap_or_default(),
             xdp_mode: given(datapath.xdp_mode, XdpMode::Auto),
-            pin_dir: given(datapath.pin_dir, PathBuf::from("/sys/fs/bpf/xdplb")),
+            pin_dir: given(datapath.pin_dir, PathBuf::from(PIN_DIR)),
             addresses: datapath
                 .addresses
                 .map(|list| items(list.value))

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::document::{kind, quoted};
+use super::document::kind;
 use super::keyword::Keyword;
+use super::report::quoted;
 use super::{duration, MacAddress, PortRange, Prefix, RuleProtocol, NAME_LIMIT, TCP_FLAGS};
 use crate::prefix::ParseError;
 

@@ -1,47 +1,36 @@
-//! `xdplb check`: what would run, in words or as JSON. Reads a validated configuration, and of the host
-//! only the interfaces' MTUs, so it needs no privileges.
+//! `xdplb check`: what would run, in words or as JSON. Reads the file and the blocklists that it names,
+//! and of the host only the interfaces' MTUs, so it needs no privileges.
 
-mod protection;
+mod mtu;
+mod report;
+mod text;
 
-use std::fmt::Display;
-use std::io::{self, Write};
-use std::net::IpAddr;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::Serialize;
-
-use super::text::columns;
-use crate::config::blocklist::Contents;
-use crate::config::{
-    duration, AdminState, Backend, Config, Diagnostic, Family, Limits, PortRange, Prefix, Service,
-    Tunnel,
-};
-use crate::mtu::{self, Way};
-use crate::neighbours::Neighbours;
+use super::Error;
+use crate::config::blocklist::{self, Contents};
+use crate::config::{self, Config, Diagnostic};
 use crate::state::firewall::Ruleset;
 use crate::state::{self, Desired, PlanError, World};
-use protection::{policies, FirewallView, PolicyView};
+use report::Report;
 
-/// The MTUs of these interfaces, in their order. None at all where this host lacks one of them, since
-/// the file is another host's then, or where it cannot be asked.
-pub fn mtus(interfaces: &[String]) -> Vec<u32> {
-    let Ok(network) = Neighbours::open() else {
-        return Vec::new();
-    };
-    let mtu = |name: &String| network.link_by_name(name).map(|link| link.mtu);
-    let mtus: Option<Vec<u32>> = interfaces.iter().map(mtu).collect();
-    mtus.unwrap_or_default()
-}
-
-/// What comes of the firewall, once everything is known to fit the maps, so far as that does not depend on
-/// the network.
+/// Reads and validates `file` and prints what it would run.
 ///
 /// # Errors
-///
-/// What does not fit.
-pub fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Ruleset>>, PlanError> {
+/// When the file or a blocklist is wrong, when it does not fit the tables, or nothing can be printed.
+pub fn run(file: &Path, json: bool, out: &mut impl Write) -> Result<(), Error> {
+    let config::Loaded { config, warnings } = config::load(file)?;
+    let blocklists = blocklist::load_all(&config, file, &Contents::new())?;
+    let firewall = compile(&config, &blocklists)?;
+    let mtus = mtu::of_interfaces(&config.datapath.interfaces);
+    print(&config, &warnings, &mtus, firewall.as_deref(), json, out)
+}
+
+/// The compiled firewall, once everything is known to fit the maps, so far as that does not depend on
+/// the network.
+fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Ruleset>>, PlanError> {
     let world = World {
         hop: &|_| None,
         own_addresses: &[],
@@ -50,555 +39,22 @@ pub fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Rule
     state::plan(&Desired::default(), config, &world).map(|desired| desired.firewall)
 }
 
-/// Writes what `config` would run, and the warnings about it. `mtus` are those of its interfaces, or
+/// Prints what `config` would run, and the warnings about it. `mtus` are those of its interfaces, or
 /// none; `firewall` is from [`compile`].
-///
-/// # Errors
-///
-/// What writing to `out` gives.
-pub fn print(
+fn print(
     config: &Config,
     warnings: &[Diagnostic],
     mtus: &[u32],
     firewall: Option<&Ruleset>,
-    out: &mut impl Write,
     json: bool,
-) -> io::Result<()> {
-    let view = Report::new(config, warnings, mtus, firewall);
+    out: &mut impl Write,
+) -> Result<(), Error> {
+    let report = Report::new(config, warnings, mtus, firewall);
     if json {
-        serde_json::to_writer_pretty(&mut *out, &view)?;
-        writeln!(out)
-    } else {
-        text(&view, out)
+        return super::text::json(out, &report);
     }
-}
-
-/// All that is shown, in either form.
-#[derive(Serialize)]
-struct Report<'a> {
-    datapath: DatapathView<'a>,
-    limits: LimitsView,
-    timeouts: TimeoutsView,
-    tunnel: TunnelView,
-    services: Vec<ServiceView<'a>>,
-    firewall: Option<FirewallView<'a>>,
-    dos: Vec<PolicyView<'a>>,
-    log: LogView,
-    warnings: Vec<WarningView>,
-}
-
-#[derive(Serialize)]
-struct DatapathView<'a> {
-    interfaces: &'a [String],
-    xdp_mode: String,
-    pin_dir: &'a Path,
-    /// Empty: the interfaces' own.
-    addresses: &'a [IpAddr],
-    hash_seed: u64,
-    unknown_port: String,
-    icmp_echo: bool,
-}
-
-#[derive(Serialize)]
-struct LimitsView {
-    services: Usage,
-    backends: Usage,
-    connections: u32,
-    connection_tables: TablesView,
-    firewall_rules: Usage,
-    firewall_tables: FirewallTablesView,
-    sources: u32,
-    sources_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Usage {
-    limit: u32,
-    used: usize,
-}
-
-/// Entries of each address family, and the memory for each.
-#[derive(Serialize)]
-struct TablesView {
-    established_entries: u32,
-    opening_entries: u32,
-    ipv4_bytes: u64,
-    ipv6_bytes: u64,
-}
-
-/// What `limits.firewall_rules` takes, whatever rules there are.
-#[derive(Serialize)]
-struct FirewallTablesView {
-    bytes: u64,
-    bytes_per_cpu: u64,
-}
-
-#[derive(Serialize)]
-struct TimeoutsView {
-    #[serde(serialize_with = "seconds")]
-    tcp_opening: Duration,
-    #[serde(serialize_with = "seconds")]
-    tcp_established: Duration,
-    #[serde(serialize_with = "seconds")]
-    tcp_closing: Duration,
-    #[serde(serialize_with = "seconds")]
-    udp: Duration,
-    #[serde(serialize_with = "seconds")]
-    other: Duration,
-}
-
-#[derive(Serialize)]
-struct TunnelView {
-    /// Of a family that has none: the first of `datapath.addresses`, else the interface's own.
-    source: Vec<String>,
-    gue_port: u16,
-}
-
-#[derive(Serialize)]
-struct ServiceView<'a> {
-    name: &'a str,
-    vips: &'a [IpAddr],
-    protocols: Vec<String>,
-    ports: Vec<String>,
-    forward: String,
-    scheduler: &'static str,
-    hash: String,
-    no_backend: String,
-    /// Empty: everybody.
-    allow: Vec<String>,
-    backends: Vec<BackendView<'a>>,
-}
-
-#[derive(Serialize)]
-struct BackendView<'a> {
-    name: &'a str,
-    address: IpAddr,
-    /// `None`: the one that the client asked for.
-    port: Option<u16>,
-    weight: u16,
-    state: String,
-    /// Of the new connections to the VIPs that it serves.
-    share_percent: f64,
-    interface: Option<&'a str>,
-    mac: Option<String>,
-}
-
-#[derive(Serialize)]
-struct LogView {
-    level: String,
-    format: String,
-}
-
-#[derive(Serialize)]
-struct WarningView {
-    /// In the file. Without it, about this host.
-    #[serde(flatten)]
-    place: Option<Place>,
-    message: String,
-    #[serde(skip)]
-    whole: String,
-}
-
-#[derive(Serialize)]
-struct Place {
-    /// As text: a name on the command line need not be UTF-8.
-    file: String,
-    line: usize,
-    column: usize,
-}
-
-fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-fn seconds_or_none<S: serde::Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    duration
-        .as_ref()
-        .map(Duration::as_secs_f64)
-        .serialize(serializer)
-}
-
-impl<'a> Report<'a> {
-    fn new(
-        config: &'a Config,
-        warnings: &[Diagnostic],
-        mtus: &[u32],
-        firewall: Option<&'a Ruleset>,
-    ) -> Report<'a> {
-        let datapath = &config.datapath;
-        let timeouts = &config.timeouts;
-        Report {
-            datapath: DatapathView {
-                interfaces: &datapath.interfaces,
-                xdp_mode: datapath.xdp_mode.to_string(),
-                pin_dir: &datapath.pin_dir,
-                addresses: &datapath.addresses,
-                hash_seed: datapath.hash_seed,
-                unknown_port: datapath.unknown_port.to_string(),
-                icmp_echo: datapath.icmp_echo,
-            },
-            limits: LimitsView::new(config),
-            timeouts: TimeoutsView {
-                tcp_opening: timeouts.tcp_opening,
-                tcp_established: timeouts.tcp_established,
-                tcp_closing: timeouts.tcp_closing,
-                udp: timeouts.udp,
-                other: timeouts.other,
-            },
-            tunnel: TunnelView::new(&config.tunnel),
-            services: config.services.iter().map(ServiceView::new).collect(),
-            firewall: FirewallView::new(config, firewall),
-            dos: config.dos.iter().map(PolicyView::new).collect(),
-            log: LogView {
-                level: config.log.level.to_string().to_lowercase(),
-                format: config.log.format.to_string(),
-            },
-            warnings: warnings
-                .iter()
-                .map(WarningView::of_file)
-                .chain(narrow(config, mtus).map(WarningView::of_host))
-                .collect(),
-        }
-    }
-}
-
-impl LimitsView {
-    fn new(config: &Config) -> LimitsView {
-        let limits: &Limits = &config.limits;
-        let tables = limits.connection_tables();
-        let firewall = limits.firewall_tables();
-        LimitsView {
-            services: Usage {
-                limit: limits.services,
-                used: config
-                    .services
-                    .iter()
-                    .map(|service| service.families().count())
-                    .sum(),
-            },
-            backends: Usage {
-                limit: limits.backends,
-                used: config.services.iter().map(backends_used).sum(),
-            },
-            connections: limits.connections,
-            connection_tables: TablesView {
-                established_entries: tables.established,
-                opening_entries: tables.opening,
-                ipv4_bytes: tables.ipv4_bytes(),
-                ipv6_bytes: tables.ipv6_bytes(),
-            },
-            firewall_rules: Usage {
-                limit: limits.firewall_rules,
-                used: config
-                    .firewall
-                    .as_ref()
-                    .map_or(0, |firewall| firewall.rules.len()),
-            },
-            firewall_tables: FirewallTablesView {
-                bytes: firewall.bytes(),
-                bytes_per_cpu: firewall.bytes_per_cpu(),
-            },
-            sources: limits.sources,
-            sources_bytes: limits.sources_bytes(),
-        }
-    }
-}
-
-impl WarningView {
-    fn of_file(diagnostic: &Diagnostic) -> WarningView {
-        WarningView {
-            place: Some(Place {
-                file: diagnostic.file.display().to_string(),
-                line: diagnostic.line,
-                column: diagnostic.column,
-            }),
-            message: diagnostic.message.clone(),
-            whole: diagnostic.to_string(),
-        }
-    }
-
-    fn of_host(message: String) -> WarningView {
-        WarningView {
-            place: None,
-            whole: message.clone(),
-            message,
-        }
-    }
-}
-
-impl TunnelView {
-    fn new(tunnel: &Tunnel) -> TunnelView {
-        TunnelView {
-            source: tunnel.source.iter().map(Prefix::to_string).collect(),
-            gue_port: tunnel.gue_port,
-        }
-    }
-}
-
-/// Which interface a backend is behind is known only where it runs: it is too narrow if even the widest
-/// is.
-fn narrow(config: &Config, mtus: &[u32]) -> impl Iterator<Item = String> {
-    let interfaces = || config.datapath.interfaces.iter().zip(mtus.iter().copied());
-    let way = |service: &Service, inner, backend: &Backend| {
-        let (interface, mtu) = interfaces()
-            .filter(|(name, _)| {
-                backend
-                    .interface
-                    .as_ref()
-                    .is_none_or(|given| given == *name)
-            })
-            .max_by_key(|(_, mtu)| *mtu)?;
-        Some(Way {
-            interface,
-            mtu,
-            forward: service.forward,
-            outer: Family::of(backend.address),
-            inner,
-        })
-    };
-    let ways = config.services.iter().flat_map(|service| {
-        service.families().flat_map(move |inner| {
-            service
-                .backends_for(inner)
-                .filter_map(move |backend| way(service, inner, backend))
-        })
-    });
-    let shortages = mtu::shortages(mtus.iter().copied(), ways);
-    shortages.into_iter().map(|shortage| shortage.to_string())
-}
-
-/// How many of `limits.backends` a service takes.
-fn backends_used(service: &Service) -> usize {
-    service
-        .families()
-        .map(|family| service.backends_for(family).count())
-        .sum()
-}
-
-impl<'a> ServiceView<'a> {
-    fn new(service: &'a Service) -> ServiceView<'a> {
-        let backend = |backend: &'a Backend| BackendView {
-            name: &backend.name,
-            address: backend.address,
-            port: backend.port,
-            weight: backend.weight,
-            state: backend.state.to_string(),
-            share_percent: share(service, backend),
-            interface: backend.interface.as_deref(),
-            mac: backend.mac.map(|mac| mac.to_string()),
-        };
-        ServiceView {
-            name: &service.name,
-            vips: &service.vips,
-            protocols: service.protocols.iter().map(ToString::to_string).collect(),
-            ports: service.ports.iter().map(PortRange::to_string).collect(),
-            forward: service.forward.to_string(),
-            scheduler: "maglev",
-            hash: service.hash.to_string(),
-            no_backend: service.no_backend.to_string(),
-            allow: service.allow.iter().map(Prefix::to_string).collect(),
-            backends: service.backends.iter().map(backend).collect(),
-        }
-    }
-}
-
-/// Percent of the new connections that a backend is meant to get: its weight among those that serve the
-/// same VIPs and are up.
-fn share(service: &Service, backend: &Backend) -> f64 {
-    let weight = |backend: &Backend| match backend.state {
-        AdminState::Up => u64::from(backend.weight),
-        AdminState::Drain | AdminState::Down => 0,
-    };
-    let family = Family::of(backend.address);
-    let total: u64 = service
-        .backends
-        .iter()
-        .filter(|other| service.forward.carries(family, Family::of(other.address)))
-        .map(weight)
-        .sum();
-    // Both are far below 2^53, so that f64 holds them.
-    weight(backend) as f64 * 100.0 / total.max(1) as f64
-}
-
-fn text(view: &Report, out: &mut impl Write) -> io::Result<()> {
-    let Report {
-        datapath,
-        limits,
-        timeouts,
-        tunnel,
-        services,
-        firewall,
-        dos,
-        log,
-        warnings,
-    } = view;
-    let addresses = match datapath.addresses {
-        [] => "the interfaces' own".to_owned(),
-        addresses => list(addresses),
-    };
-    let source = match tunnel.source.as_slice() {
-        [] => "the first of addresses".to_owned(),
-        source => list(source),
-    };
-    let tables = &limits.connection_tables;
-    writeln!(out, "datapath")?;
-    line(out, "interfaces", list(datapath.interfaces))?;
-    line(out, "xdp_mode", &datapath.xdp_mode)?;
-    line(out, "pin_dir", datapath.pin_dir.display())?;
-    line(out, "addresses", addresses)?;
-    line(out, "hash_seed", datapath.hash_seed)?;
-    line(out, "unknown_port", &datapath.unknown_port)?;
-    line(out, "icmp_echo", datapath.icmp_echo)?;
-    writeln!(out, "limits")?;
-    for (key, usage) in [
-        ("services", &limits.services),
-        ("backends", &limits.backends),
-    ] {
-        line(out, key, format_args!("{} of {}", usage.used, usage.limit))?;
-    }
-    line(
-        out,
-        "connections",
-        format_args!("{} of each address family", limits.connections),
-    )?;
-    line(
-        out,
-        "",
-        format_args!("{} of memory for IPv4", memory(tables.ipv4_bytes)),
-    )?;
-    line(
-        out,
-        "",
-        format_args!("{} of memory for IPv6", memory(tables.ipv6_bytes)),
-    )?;
-    let rules = &limits.firewall_rules;
-    line(
-        out,
-        "firewall_rules",
-        format_args!("{} of {}", rules.used, rules.limit),
-    )?;
-    line(
-        out,
-        "",
-        format_args!(
-            "{} of memory, and {} for each CPU",
-            memory(limits.firewall_tables.bytes),
-            memory(limits.firewall_tables.bytes_per_cpu)
-        ),
-    )?;
-    line(out, "sources", limits.sources)?;
-    line(
-        out,
-        "",
-        format_args!("{} of memory", memory(limits.sources_bytes)),
-    )?;
-    writeln!(out, "timeouts")?;
-    for (key, timeout) in [
-        ("tcp_opening", timeouts.tcp_opening),
-        ("tcp_established", timeouts.tcp_established),
-        ("tcp_closing", timeouts.tcp_closing),
-        ("udp", timeouts.udp),
-        ("other", timeouts.other),
-    ] {
-        line(out, key, duration::format(timeout))?;
-    }
-    writeln!(out, "tunnel")?;
-    line(out, "source", source)?;
-    line(out, "gue_port", tunnel.gue_port)?;
-    writeln!(out, "log")?;
-    line(out, "level", &log.level)?;
-    line(out, "format", &log.format)?;
-    for service in services {
-        writeln!(out, "\nservice {}", service.name)?;
-        line(out, "vip", list(service.vips))?;
-        line(out, "protocol", list(&service.protocols))?;
-        line(out, "port", list(&service.ports))?;
-        line(out, "forward", &service.forward)?;
-        line(out, "scheduler", service.scheduler)?;
-        line(out, "hash", &service.hash)?;
-        line(out, "no_backend", &service.no_backend)?;
-        let allow = match service.allow.as_slice() {
-            [] => "all".to_owned(),
-            allow => list(allow),
-        };
-        line(out, "allow", allow)?;
-        backends(&service.backends, out)?;
-    }
-    if let Some(firewall) = firewall {
-        firewall.text(out)?;
-    }
-    policies(dos, out)?;
-    if !warnings.is_empty() {
-        writeln!(out)?;
-    }
-    for warning in warnings {
-        writeln!(out, "warning: {}", warning.whole)?;
-    }
+    text::print(&report, out)?;
     Ok(())
-}
-
-fn line(out: &mut impl Write, key: &str, value: impl Display) -> io::Result<()> {
-    writeln!(out, "  {key:<16} {value}")
-}
-
-fn list<T: Display>(items: &[T]) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-fn memory(bytes: u64) -> String {
-    if bytes < 1 << 20 {
-        format!("{:.1} KiB", bytes as f64 / f64::from(1 << 10))
-    } else {
-        format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-    }
-}
-
-/// The backends of one service as a table.
-fn backends(backends: &[BackendView], out: &mut impl Write) -> io::Result<()> {
-    const HEADER: [&str; 8] = [
-        "backend",
-        "address",
-        "port",
-        "weight",
-        "state",
-        "share",
-        "interface",
-        "mac",
-    ];
-    let mut rows = vec![HEADER.map(str::to_owned).to_vec()];
-    rows.extend(backends.iter().map(|backend| {
-        vec![
-            backend.name.to_owned(),
-            backend.address.to_string(),
-            backend
-                .port
-                .map_or("same".to_owned(), |port| port.to_string()),
-            backend.weight.to_string(),
-            backend.state.clone(),
-            format!("{:.1}%", backend.share_percent),
-            backend.interface.unwrap_or("by route").to_owned(),
-            backend.mac.clone().unwrap_or("resolved".to_owned()),
-        ]
-    }));
-    indented(out, "backends", rows)
-}
-
-/// Rows with a header as a table, or that there is none of `what`.
-fn indented(out: &mut impl Write, what: &str, mut rows: Vec<Vec<String>>) -> io::Result<()> {
-    if rows.len() < 2 {
-        return line(out, what, "none");
-    }
-    for cell in rows.iter_mut().filter_map(|row| row.first_mut()) {
-        cell.insert_str(0, "  ");
-    }
-    columns(out, &rows, &[])
 }
 
 #[cfg(test)]
@@ -645,7 +101,7 @@ port = "any"
         let (config, warnings) = (&loaded.config, &loaded.warnings);
         let firewall = compile(config, blocklists).expect("it fits");
         let mut out = Vec::new();
-        print(config, warnings, mtus, firewall.as_deref(), &mut out, json)
+        print(config, warnings, mtus, firewall.as_deref(), json, &mut out)
             .expect("a vector takes all");
         String::from_utf8(out).expect("text")
     }
@@ -953,12 +409,5 @@ interface = "eth1"
             text.contains("\nwarning: eth1 has an MTU of 1500"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn this_hosts_mtus() {
-        let lo = "lo".to_owned();
-        assert_eq!(mtus(std::slice::from_ref(&lo)).len(), 1);
-        assert!(mtus(&[lo, "xdplb-none".to_owned()]).is_empty());
     }
 }

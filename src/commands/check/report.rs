@@ -1,0 +1,271 @@
+//! What `xdplb check` prints: the configuration itself, and beside it what comes of it: memory, shares of
+//! backends, lengths of blocklists, warnings. Serialised, it is the JSON.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::mtu;
+use crate::config::{
+    AdminState, Backend, Config, Datapath, Diagnostic, Family, Firewall, FirewallTables, Log,
+    Policy, Service, Timeouts, Tunnel,
+};
+use crate::state::firewall::{Rule, Ruleset};
+
+/// All that is shown, in either form.
+#[derive(Serialize)]
+pub(super) struct Report<'a> {
+    pub datapath: &'a Datapath,
+    pub limits: Limits,
+    pub timeouts: &'a Timeouts,
+    pub tunnel: &'a Tunnel,
+    pub services: Vec<ServiceShares<'a>>,
+    pub firewall: Option<FirewallLengths<'a>>,
+    pub dos: &'a [Policy],
+    pub log: &'a Log,
+    pub warnings: Vec<Warning>,
+}
+
+/// The limits, with what the file uses of them and the memory that they ask for.
+#[derive(Serialize)]
+pub(super) struct Limits {
+    pub services: Usage,
+    pub backends: Usage,
+    pub connections: u32,
+    pub connection_tables: ConnectionMemory,
+    pub firewall_rules: Usage,
+    pub firewall_tables: FirewallMemory,
+    pub sources: u32,
+    pub sources_bytes: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct Usage {
+    pub limit: u32,
+    pub used: usize,
+}
+
+/// Entries of each address family, and the memory for each.
+#[derive(Serialize)]
+pub(super) struct ConnectionMemory {
+    established_entries: u32,
+    opening_entries: u32,
+    pub ipv4_bytes: u64,
+    pub ipv6_bytes: u64,
+}
+
+/// What `limits.firewall_rules` takes, whatever rules there are.
+#[derive(Serialize)]
+pub(super) struct FirewallMemory {
+    pub bytes: u64,
+    pub bytes_per_cpu: u64,
+}
+
+/// A service, with the share of each backend.
+#[derive(Serialize)]
+pub(super) struct ServiceShares<'a> {
+    #[serde(flatten)]
+    pub service: &'a Service,
+    pub scheduler: &'static str,
+    pub backends: Vec<BackendShare<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct BackendShare<'a> {
+    #[serde(flatten)]
+    pub backend: &'a Backend,
+    /// Of the new connections to the VIPs that it serves.
+    pub share_percent: f64,
+}
+
+/// The firewall, with the length of each blocklist.
+#[derive(Serialize)]
+pub(super) struct FirewallLengths<'a> {
+    #[serde(flatten)]
+    pub firewall: &'a Firewall,
+    pub blocklists: Vec<BlocklistLength<'a>>,
+    /// Those that decide something, of rules and blocklists.
+    pub prefixes: usize,
+    pub prefix_bytes: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct BlocklistLength<'a> {
+    /// As in the file.
+    pub path: &'a Path,
+    pub prefixes: u32,
+}
+
+#[derive(Serialize)]
+pub(super) struct Warning {
+    /// In the file. Without it, about this host.
+    #[serde(flatten)]
+    place: Option<Place>,
+    message: String,
+    /// Both, as text.
+    #[serde(skip)]
+    pub line: String,
+}
+
+#[derive(Serialize)]
+struct Place {
+    /// As text: a name on the command line need not be UTF-8.
+    file: String,
+    line: usize,
+    column: usize,
+}
+
+impl<'a> Report<'a> {
+    /// `mtus` and `firewall` as for [`super::print`].
+    pub fn new(
+        config: &'a Config,
+        warnings: &[Diagnostic],
+        mtus: &[u32],
+        ruleset: Option<&'a Ruleset>,
+    ) -> Report<'a> {
+        let firewall = config.firewall.as_ref();
+        Report {
+            datapath: &config.datapath,
+            limits: Limits::new(config),
+            timeouts: &config.timeouts,
+            tunnel: &config.tunnel,
+            services: config.services.iter().map(ServiceShares::new).collect(),
+            firewall: firewall.map(|firewall| FirewallLengths::new(firewall, ruleset)),
+            dos: &config.dos,
+            log: &config.log,
+            warnings: warnings
+                .iter()
+                .map(Warning::about_file)
+                .chain(mtu::warnings(config, mtus).map(Warning::about_host))
+                .collect(),
+        }
+    }
+}
+
+impl Limits {
+    fn new(config: &Config) -> Limits {
+        let limits = &config.limits;
+        let connections = limits.connection_tables();
+        let firewall = limits.firewall_tables();
+        let services = config.services.iter();
+        let rules = config.firewall.iter().flat_map(|firewall| &firewall.rules);
+        Limits {
+            services: Usage {
+                limit: limits.services,
+                used: services
+                    .clone()
+                    .map(|service| service.families().count())
+                    .sum(),
+            },
+            backends: Usage {
+                limit: limits.backends,
+                used: services.map(backends_used).sum(),
+            },
+            connections: limits.connections,
+            connection_tables: ConnectionMemory {
+                established_entries: connections.established,
+                opening_entries: connections.opening,
+                ipv4_bytes: connections.ipv4_bytes(),
+                ipv6_bytes: connections.ipv6_bytes(),
+            },
+            firewall_rules: Usage {
+                limit: limits.firewall_rules,
+                used: rules.count(),
+            },
+            firewall_tables: FirewallMemory {
+                bytes: firewall.bytes(),
+                bytes_per_cpu: firewall.bytes_per_cpu(),
+            },
+            sources: limits.sources,
+            sources_bytes: limits.sources_bytes(),
+        }
+    }
+}
+
+/// How many of `limits.backends` a service takes.
+fn backends_used(service: &Service) -> usize {
+    service
+        .families()
+        .map(|family| service.backends_for(family).count())
+        .sum()
+}
+
+impl<'a> ServiceShares<'a> {
+    fn new(service: &'a Service) -> ServiceShares<'a> {
+        let backends = service.backends.iter().map(|backend| BackendShare {
+            backend,
+            share_percent: share(service, backend),
+        });
+        ServiceShares {
+            service,
+            // The only one there is.
+            scheduler: "maglev",
+            backends: backends.collect(),
+        }
+    }
+}
+
+/// Percent of the new connections that a backend is meant to get: its weight among those that serve the
+/// same VIPs and are up.
+fn share(service: &Service, backend: &Backend) -> f64 {
+    let weight = |backend: &Backend| match backend.state {
+        AdminState::Up => u64::from(backend.weight),
+        AdminState::Drain | AdminState::Down => 0,
+    };
+    let family = Family::of(backend.address);
+    let total: u64 = service
+        .backends
+        .iter()
+        .filter(|other| service.forward.carries(family, Family::of(other.address)))
+        .map(weight)
+        .sum();
+    // Both are far below 2^53, so that f64 holds them.
+    weight(backend) as f64 * 100.0 / total.max(1) as f64
+}
+
+impl<'a> FirewallLengths<'a> {
+    /// Without a ruleset it lets everything in.
+    fn new(firewall: &'a Firewall, ruleset: Option<&'a Ruleset>) -> FirewallLengths<'a> {
+        let rules = ruleset.iter().flat_map(|ruleset| ruleset.rules.values());
+        let mut blocklists: Vec<(u32, BlocklistLength)> = rules
+            .filter_map(|rule| match rule {
+                Rule::Blocklist(position, path, prefixes) => {
+                    let prefixes = *prefixes;
+                    Some((*position, BlocklistLength { path, prefixes }))
+                }
+                _ => None,
+            })
+            .collect();
+        blocklists.sort_unstable_by_key(|(position, _)| *position);
+        let prefixes = ruleset.map_or(0, |ruleset| ruleset.prefixes.len());
+        FirewallLengths {
+            firewall,
+            blocklists: blocklists.into_iter().map(|(_, list)| list).collect(),
+            prefixes,
+            prefix_bytes: FirewallTables::prefix_bytes(prefixes),
+        }
+    }
+}
+
+impl Warning {
+    fn about_file(diagnostic: &Diagnostic) -> Warning {
+        let place = &diagnostic.place;
+        Warning {
+            place: Some(Place {
+                file: place.file.display().to_string(),
+                line: place.line,
+                column: place.column,
+            }),
+            message: diagnostic.message.clone(),
+            line: diagnostic.to_string(),
+        }
+    }
+
+    fn about_host(message: String) -> Warning {
+        Warning {
+            place: None,
+            line: message.clone(),
+            message,
+        }
+    }
+}
