@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use clap::{value_parser, Args, Parser, Subcommand, ValueEnum};
 
-use crate::datapath::view::source_of;
-use crate::prefix::{ParseError, Prefix};
+use crate::config::PIN_DIR;
+use crate::prefix::{source_of, ParseError, Prefix};
 
-/// Where the maps are pinned unless the file or the command line says otherwise.
-pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
 /// Where `decap` pins its maps unless the command line says otherwise.
 pub const DECAP_PIN_DIR: &str = "/sys/fs/bpf/xdplb-decap";
 

@@ -39,6 +39,17 @@ pub enum ParseError {
     },
 }
 
+/// Bits of an IPv6 address that make a source.
+const IPV6_SOURCE: u8 = 64;
+
+/// The source whose packets `[[dos]]` policies count together: an IPv4 address, or an IPv6 /64.
+pub fn source_of(address: IpAddr) -> Prefix {
+    match address {
+        IpAddr::V4(_) => Prefix::of(address),
+        IpAddr::V6(_) => Prefix::covering(address, IPV6_SOURCE),
+    }
+}
+
 /// How many, for people: `1 prefix`, `2 prefixes`.
 pub fn count(prefixes: usize) -> String {
     let ending = if prefixes == 1 { "" } else { "es" };

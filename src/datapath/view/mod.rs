@@ -29,7 +29,7 @@ use crate::config::{AdminState, Forward, HashBy, PortRange, Protocol};
 use crate::state::ports;
 
 pub use firewall::{Rule, RuleKind};
-pub use police::{source_of, Blocked, Policy};
+pub use police::{Blocked, Policy};
 pub use traffic::{Class, Exchange, Traffic};
 
 /// A datapath's pinned maps.

@@ -2,7 +2,6 @@
 //! only thing that a look at the maps may change.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use super::View;
@@ -11,11 +10,10 @@ use crate::datapath::abi::{self, address_of, ipv4_of, name_from, protocol_class}
 use crate::datapath::array::Array;
 use crate::datapath::clock::Clock;
 use crate::datapath::{percpu, Error};
+use crate::prefix::source_of;
 
 /// Slots of each class.
 const SLOTS: u32 = abi::xdplb_limit::POLICY_LIMIT.0;
-/// Bits of an IPv6 address that make a source.
-const IPV6_SOURCE: u8 = 64;
 
 /// A policy, with what it has done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,14 +37,6 @@ pub struct Blocked {
     pub policy: String,
     /// For how long from now on.
     pub expires: Duration,
-}
-
-/// The source that an address counts for: itself, or in IPv6 its /64.
-pub fn source_of(address: IpAddr) -> Prefix {
-    match Family::of(address) {
-        Family::Ipv4 => Prefix::of(address),
-        Family::Ipv6 => Prefix::covering(address, IPV6_SOURCE),
-    }
 }
 
 impl View {
