@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::number;
+
 /// A network address and how many of its bits count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
@@ -17,11 +19,26 @@ pub enum ParseError {
     /// Neither an address nor one with a length.
     #[error("is no prefix; write an address, or an address and a length: 198.51.100.0/24, 2001:db8::/32")]
     NoPrefix,
-    /// The length is beyond the address.
-    #[error("has a length that is no number from 0 to {most}")]
+    /// The length is beyond the address, or no number.
+    #[error(
+        "has a length that is no number from 0 to {most}; write {address} for the one address, or a \
+         network with its length such as {network}"
+    )]
     Length {
         /// Bits of the address.
         most: u8,
+        /// What was perhaps meant.
+        address: IpAddr,
+        /// Or something like this.
+        network: Prefix,
+    },
+    /// The length has zeros in front.
+    #[error("has a length with leading zeros; write {address}/{length}")]
+    LeadingZeros {
+        /// The address as it is.
+        address: IpAddr,
+        /// The length without them.
+        length: String,
     },
     /// The address has bits that the length excludes.
     #[error("has bits set beyond its length; write {network} for the prefix, or {address} for the one address")]
@@ -152,12 +169,10 @@ impl FromStr for Prefix {
         let most = bits(address);
         let length = match length {
             None => most,
-            // `parse` would take a sign.
-            Some(digits) => Some(digits)
-                .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|digits| digits.parse().ok())
-                .filter(|&length| length <= most)
-                .ok_or(ParseError::Length { most })?,
+            Some(digits) => match number::parse(digits).filter(|&length| length <= most) {
+                Some(length) => length,
+                None => return Err(wrong_length(address, digits)),
+            },
         };
         let network = Prefix::covering(address, length);
         if network.address != address {
@@ -167,6 +182,25 @@ impl FromStr for Prefix {
             Some(ipv4) => Err(ParseError::Mapped { ipv4 }),
             None => Ok(network),
         }
+    }
+}
+
+/// Why `digits` are no length for a prefix at `address`.
+fn wrong_length(address: IpAddr, digits: &str) -> ParseError {
+    if let Some(length) = number::without_leading_zeros(digits) {
+        return ParseError::LeadingZeros {
+            address,
+            length: length.to_owned(),
+        };
+    }
+    let customary = match address {
+        IpAddr::V4(_) => 24,
+        IpAddr::V6(_) => 64,
+    };
+    ParseError::Length {
+        most: bits(address),
+        address,
+        network: Prefix::covering(address, customary),
     }
 }
 
@@ -229,6 +263,25 @@ mod tests {
                 matches!(error, ParseError::Length { .. }),
                 "{text}: {error}"
             );
+        }
+        let error = "10.9.8.7/33".parse::<Prefix>().expect_err("length");
+        let expected =
+            "has a length that is no number from 0 to 32; write 10.9.8.7 for the one address, \
+                        or a network with its length such as 10.9.8.0/24";
+        assert_eq!(error.to_string(), expected);
+        let error = "2001:db8::1/129".parse::<Prefix>().expect_err("length");
+        assert!(
+            error.to_string().ends_with("such as 2001:db8::/64"),
+            "{error}"
+        );
+        for (text, meant) in [
+            ("10.0.0.0/08", "10.0.0.0/8"),
+            ("0.0.0.0/00", "0.0.0.0/0"),
+            ("::/0128", "::/128"),
+        ] {
+            let error = text.parse::<Prefix>().expect_err(text);
+            let expected = format!("has a length with leading zeros; write {meant}");
+            assert_eq!(error.to_string(), expected);
         }
         let error = "198.51.100.10/24".parse::<Prefix>().expect_err("host bits");
         assert!(error.to_string().contains("198.51.100.0/24"), "{error}");

@@ -76,7 +76,10 @@ fn a_blocklist_with_faults() {
         "list.txt:3:1: \"localhost\" is no prefix; write an address",
     ]);
     std::fs::remove_file(files.0.join("list.txt")).expect("ours to remove");
-    files.refused(&["list.txt: No such file or directory (os error 2); create it, or take it out"]);
+    files.refused(&[
+        "lb.toml:4:15: firewall: blocklists names list.txt: No such file or directory (os error 2); \
+         create it, or take it out of this list",
+    ]);
 }
 
 #[test]

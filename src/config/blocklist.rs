@@ -1,7 +1,7 @@
 //! The files of `firewall.blocklists`: one prefix or address a line, with `#` comments.
 //!
-//! Owns their syntax and where they are. A [`Config`] has their names only: what they hold is read apart
-//! from it, and may change while it stays.
+//! Owns their syntax and where they are. A [`Config`](super::Config) has their names only: their contents
+//! are read apart from it, and may change while it stays.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::error::{Diagnostic, Error};
 use super::place::Place;
 use super::report::quoted;
-use super::{Config, Prefix};
+use super::{NamedFile, Prefix};
 
 /// Faults of one file that are told apart; the others are only counted.
 const NAMED_FAULTS: usize = 10;
@@ -28,21 +28,18 @@ pub fn locate(config: &Path, blocklist: &Path) -> PathBuf {
     }
 }
 
-/// Reads every blocklist that `config` names, which was read from `file`, one after the other. One that
-/// holds what it holds in `known` is the same allocation.
+/// Reads these blocklists one after the other. One whose contents are those in `known` is the same
+/// allocation.
 pub fn read<'a>(
-    config: &'a Config,
-    file: &'a Path,
+    lists: &'a [NamedFile],
     known: &'a Contents,
 ) -> impl Iterator<Item = (&'a PathBuf, Result<Arc<[Prefix]>, Error>)> {
-    let firewall = config.firewall.iter();
-    let paths = firewall.flat_map(|firewall| &firewall.blocklists);
-    paths.map(move |path| {
-        let prefixes = load(&locate(file, path)).map(|prefixes| {
-            let same = known.get(path).filter(|known| ***known == *prefixes);
+    lists.iter().map(move |list| {
+        let prefixes = load(list).map(|prefixes| {
+            let same = known.get(&list.path).filter(|known| ***known == *prefixes);
             same.map_or_else(|| prefixes.into(), Arc::clone)
         });
-        (path, prefixes)
+        (&list.path, prefixes)
     })
 }
 
@@ -51,10 +48,10 @@ pub fn read<'a>(
 /// # Errors
 ///
 /// [`Error::Blocklists`] with what is wrong in each of them.
-pub fn load_all(config: &Config, file: &Path, known: &Contents) -> Result<Contents, Error> {
+pub fn load_all(lists: &[NamedFile], known: &Contents) -> Result<Contents, Error> {
     let mut contents = Contents::new();
     let mut errors = Vec::new();
-    for (path, prefixes) in read(config, file, known) {
+    for (path, prefixes) in read(lists, known) {
         match prefixes {
             Ok(prefixes) => {
                 contents.insert(path.clone(), prefixes);
@@ -69,26 +66,30 @@ pub fn load_all(config: &Config, file: &Path, known: &Contents) -> Result<Conten
     }
 }
 
-/// Reads the file at `path`.
-///
-/// # Errors
-///
-/// [`Error::Read`] if it cannot be read, [`Error::Invalid`] with the lines that are no prefixes.
-pub fn load(path: &Path) -> Result<Vec<Prefix>, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read {
-        path: path.to_owned(),
-        remedy: match source.kind() {
-            io::ErrorKind::NotFound => "create it, or take it out of firewall.blocklists",
-            io::ErrorKind::IsADirectory => "name the files in it in firewall.blocklists",
+/// Reads one list. A fault in a line is reported at that line, and a file that cannot be read where the
+/// configuration names it.
+fn load(list: &NamedFile) -> Result<Vec<Prefix>, Error> {
+    let path = locate(&list.place.file, &list.path);
+    let bytes = std::fs::read(&path).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "create it, or take it out of this list",
+            io::ErrorKind::IsADirectory => "name the files in it instead",
             io::ErrorKind::PermissionDenied => {
-                "make it readable for the user that xdplb runs as, or take it out of firewall.blocklists"
+                "make it readable for the user that xdplb runs as, or take it out of this list"
             }
-            _ => "make it readable, or take it out of firewall.blocklists",
-        },
-        source,
+            _ => "make it readable, or take it out of this list",
+        };
+        Error::Invalid(vec![Diagnostic {
+            place: list.place.clone(),
+            message: format!(
+                "firewall: blocklists names {}: {error}; {remedy}",
+                path.display()
+            ),
+        }])
     })?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| Error::not_utf8(path, &bytes, error))?;
-    parse(text, path)
+    let text =
+        std::str::from_utf8(&bytes).map_err(|error| Error::not_utf8(&path, &bytes, error))?;
+    parse(text, &path)
 }
 
 /// The prefixes in `text`, the contents of `file`, in their order; the file itself is not touched.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::number;
+
 /// Units, the largest first, with their length in milliseconds.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
@@ -11,7 +13,7 @@ pub fn parse(text: &str) -> Option<Duration> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit);
     let (_, milliseconds) = UNITS.iter().find(|(name, _)| *name == unit)?;
-    let number: u64 = number.parse().ok()?;
+    let number: u64 = number::parse(number)?;
     Some(Duration::from_millis(number.checked_mul(*milliseconds)?))
 }
 
@@ -62,6 +64,8 @@ mod tests {
             "-1s",
             "+1s",
             "1.5s",
+            "030s",
+            "00s",
             "1d",
             "1 s",
             " 1s",

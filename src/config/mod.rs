@@ -67,8 +67,19 @@ pub const TCP_FLAGS: [(&str, u8); 8] = [
 pub struct Loaded {
     /// What to run.
     pub config: Config,
+    /// The files of `firewall.blocklists`, in its order, with where the file names them.
+    pub blocklists: Vec<NamedFile>,
     /// What is allowed and probably not meant, in file order.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// A file that the configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedFile {
+    /// As it is named.
+    pub path: PathBuf,
+    /// Where it is named.
+    pub place: Place,
 }
 
 /// Reads and validates the file at `path`.
@@ -93,10 +104,17 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, Error> {
     let raw = toml::de::DeTable::parse(text)
         .map_err(|error| report.syntax(&error))
         .map(|document| raw::read(document.get_ref(), &mut report));
-    let config = raw.ok().map(|raw| validate::validate(raw, &mut report));
+    let valid = raw.ok().map(|raw| {
+        let blocklists = protection::blocklists(&raw, &report);
+        (validate::validate(raw, &mut report), blocklists)
+    });
     let (errors, warnings) = report.finish();
-    match config {
-        Some(config) if errors.is_empty() => Ok(Loaded { config, warnings }),
+    match valid {
+        Some((config, blocklists)) if errors.is_empty() => Ok(Loaded {
+            config,
+            blocklists,
+            warnings,
+        }),
         _ => Err(Error::Invalid(errors)),
     }
 }

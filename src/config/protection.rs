@@ -11,8 +11,8 @@ use super::place::At;
 use super::raw;
 use super::report::Report;
 use super::{
-    Family, Firewall, Policy, PolicyAction, PolicyProtocol, PortRange, Prefix, Rule, RuleAction,
-    RuleProtocol, BLOCKLIST_LIMIT, POLICY_LIMIT,
+    Family, Firewall, NamedFile, Policy, PolicyAction, PolicyProtocol, PortRange, Prefix, Rule,
+    RuleAction, RuleProtocol, BLOCKLIST_LIMIT, POLICY_LIMIT,
 };
 
 /// `dos.block_for` without one in the file.
@@ -249,6 +249,19 @@ pub(super) fn check_allow(service: &raw::Service, report: &mut Report) {
             _ => {}
         }
     }
+}
+
+/// The files of `firewall.blocklists`, with where they are named.
+pub(super) fn blocklists(file: &raw::File, report: &Report) -> Vec<NamedFile> {
+    let firewall = file.firewall.iter();
+    let lists = firewall.filter_map(|firewall| firewall.blocklists.as_ref());
+    lists
+        .flat_map(|list| &list.value.items)
+        .map(|At { value, at }| NamedFile {
+            path: value.into(),
+            place: report.place(*at),
+        })
+        .collect()
 }
 
 /// Fills in the defaults. Leaves out what lacks a required value, all of which is reported.

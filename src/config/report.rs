@@ -40,12 +40,17 @@ impl<'a> Report<'a> {
 
     /// An error of the TOML parser.
     pub fn syntax(&mut self, error: &toml::de::Error) {
-        let at = error.span().map_or(0, |span| span.start);
+        let span = error.span().unwrap_or_default();
+        let at = span.start;
         let message: Vec<_> = error.message().lines().collect();
-        self.error(
-            at,
-            format_args!("not valid TOML: {}; correct this line", message.join(", ")),
-        );
+        let mut message = message.join(", ");
+        let mut remedy = "correct this line";
+        // The parser does not say which.
+        if let ("duplicate key", Some(key)) = (message.as_str(), self.lines.text.get(span)) {
+            message = format!("duplicate key {}", quoted(key.trim_matches(['"', '\''])));
+            remedy = "keep one of the two";
+        }
+        self.error(at, format_args!("not valid TOML: {message}; {remedy}"));
     }
 
     /// The place of a byte of the file.

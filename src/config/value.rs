@@ -14,6 +14,7 @@ use super::document::kind;
 use super::keyword::Keyword;
 use super::report::quoted;
 use super::{duration, MacAddress, PortRange, Prefix, RuleProtocol, NAME_LIMIT, TCP_FLAGS};
+use crate::number;
 use crate::prefix::ParseError;
 
 /// The longest timeout.
@@ -180,9 +181,11 @@ pub(super) fn timeout(value: &DeValue) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// The forms of ports, for messages.
+const PORTS: &str = "a port such as 80, a range such as \"8000-8010\", or \"any\"";
+
 /// One element of `service.port`, or all of it.
 pub(super) fn ports(value: &DeValue) -> Result<PortRange, String> {
-    const FORM: &str = "a port such as 80, a range such as \"8000-8010\", or \"any\"";
     let text = match value {
         DeValue::Integer(_) => {
             return short(value, 1..=u16::MAX).map(|port| PortRange {
@@ -191,7 +194,7 @@ pub(super) fn ports(value: &DeValue) -> Result<PortRange, String> {
             });
         }
         DeValue::String(text) => text.as_ref(),
-        other => return Err(format!("is {}; write {FORM}", kind(other))),
+        other => return Err(format!("is {}; write {PORTS}", kind(other))),
     };
     if text == "any" {
         return Ok(PortRange::ANY);
@@ -202,25 +205,37 @@ pub(super) fn ports(value: &DeValue) -> Result<PortRange, String> {
             "is the string {text:?}; write {port} without quotes"
         ));
     }
-    match text
-        .split_once('-')
-        .map(|(first, last)| (port(first), port(last)))
-    {
-        Some((Some(first), Some(last))) if first <= last => Ok(PortRange { first, last }),
-        Some((Some(first), Some(last))) => Err(format!(
+    if let Some(meant) = number::without_leading_zeros(text).filter(|meant| port(meant).is_some()) {
+        return Err(format!("is {text:?}, with leading zeros; write {meant}"));
+    }
+    let Some(ends) = text.split_once('-') else {
+        return Err(wrong_ports(text));
+    };
+    match (port(ends.0), port(ends.1)) {
+        (Some(first), Some(last)) if first <= last => Ok(PortRange { first, last }),
+        (Some(first), Some(last)) => Err(format!(
             "is {text:?}, which is backwards; write \"{last}-{first}\""
         )),
-        _ => Err(format!(
-            "is {}; write {FORM} (ports are 1 to 65535)",
-            quoted(text)
-        )),
+        _ => {
+            let plain = |end| number::without_leading_zeros(end).unwrap_or(end);
+            let meant = (plain(ends.0), plain(ends.1));
+            if meant == ends || port(meant.0).is_none() || port(meant.1).is_none() {
+                return Err(wrong_ports(text));
+            }
+            Err(format!(
+                "is {text:?}, with leading zeros; write \"{}-{}\"",
+                meant.0, meant.1
+            ))
+        }
     }
 }
 
-/// Digits only: `parse` alone would take a sign.
+fn wrong_ports(text: &str) -> String {
+    format!("is {}; write {PORTS} (ports are 1 to 65535)", quoted(text))
+}
+
 fn port_number(text: &str) -> Option<u16> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse().ok().filter(|port: &u16| digits && *port > 0)
+    number::parse(text).filter(|port| *port > 0)
 }
 
 /// The ports of a rule, which are those of a service or one port in quotes.
@@ -247,14 +262,16 @@ pub(super) fn rule_protocol(value: &DeValue) -> Result<RuleProtocol, String> {
         DeValue::String(text) => text.as_ref(),
         other => return Err(format!("is {}; write {FORM}", kind(other))),
     };
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text {
         "any" => Ok(RuleProtocol::Any),
         "tcp" => Ok(RuleProtocol::TCP),
         "udp" => Ok(RuleProtocol::UDP),
         "icmp" => Ok(RuleProtocol::Icmp),
-        _ => match text.parse() {
-            Ok(number) if digits => Ok(RuleProtocol::Number(number)),
+        _ => match (number::parse(text), number::without_leading_zeros(text)) {
+            (Some(number), _) => Ok(RuleProtocol::Number(number)),
+            (None, Some(meant)) if number::parse::<u8>(meant).is_some() => {
+                Err(format!("is {text:?}, with leading zeros; write {meant}"))
+            }
             _ => Err(format!("is {}; write {FORM}", quoted(text))),
         },
     }

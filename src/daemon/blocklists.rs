@@ -3,23 +3,20 @@
 //! Owns what becomes of a list that cannot be used on a reload: a list is often made by another program,
 //! and whoever changes a service is not to be held up by it, nor left without the list.
 
-use std::path::Path;
-
 use log::{error, info};
 
 use crate::config::blocklist::{self, Contents};
-use crate::config::{self, Config};
+use crate::config::{self, NamedFile};
 use crate::prefix;
 
-/// Reads every blocklist that `config` names, which was read from `file`. In place of one that cannot be
-/// used, which is logged, goes what it had in `known`.
+/// Reads these blocklists. One that cannot be used is logged, and keeps its contents in `known`.
 ///
 /// # Errors
-/// With what is wrong in those that have nothing in `known` either.
-pub fn reload(config: &Config, file: &Path, known: &Contents) -> Result<Contents, config::Error> {
+/// With the faults of those that are not in `known` either.
+pub fn reload(lists: &[NamedFile], known: &Contents) -> Result<Contents, config::Error> {
     let mut contents = Contents::new();
     let mut faults = Vec::new();
-    for (path, read) in blocklist::read(config, file, known) {
+    for (path, read) in blocklist::read(lists, known) {
         match (read, known.get(path)) {
             (Ok(prefixes), _) => {
                 contents.insert(path.clone(), prefixes);
@@ -29,7 +26,7 @@ pub fn reload(config: &Config, file: &Path, known: &Contents) -> Result<Contents
                     error!("{line}");
                 }
                 error!(
-                    "blocklist {} stays as it was: {}",
+                    "blocklist {}: keeping the previous {}",
                     path.display(),
                     prefix::count(before.len())
                 );
@@ -93,8 +90,8 @@ blocklists = [\"a.txt\", \"b.txt\"]
 
         fn reload(&self, known: &Contents) -> Result<Contents, config::Error> {
             let file = self.0.join("lb.toml");
-            let config = config::parse(FILE, &file).expect("a file").config;
-            reload(&config, &file, known)
+            let loaded = config::parse(FILE, &file).expect("a file");
+            reload(&loaded.blocklists, known)
         }
     }
 

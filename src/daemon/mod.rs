@@ -88,7 +88,7 @@ pub fn run(file: &Path) -> Result<(), Error> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let blocklists = blocklist::load_all(&loaded.config, file, &Contents::new())?;
+    let blocklists = blocklist::load_all(&loaded.blocklists, &Contents::new())?;
     capabilities::check()?;
     match Daemon::start(file, loaded.config, blocklists, signals)? {
         Started::Running(mut daemon) => daemon.serve(),
@@ -315,7 +315,11 @@ impl Daemon {
     }
 
     fn try_reload(&mut self) -> Result<(), Error> {
-        let config::Loaded { config, warnings } = config::load(&self.file)?;
+        let config::Loaded {
+            config,
+            blocklists,
+            warnings,
+        } = config::load(&self.file)?;
         if config.datapath.pin_dir != self.config.datapath.pin_dir {
             return Err(Error::NeedsRestart("datapath.pin_dir"));
         }
@@ -325,7 +329,7 @@ impl Daemon {
         if config.limits != self.config.limits {
             return Err(Error::NeedsRestart("[limits]"));
         }
-        let blocklists = blocklists::reload(&config, &self.file, &self.blocklists)?;
+        let blocklists = blocklists::reload(&blocklists, &self.blocklists)?;
         for warning in &warnings {
             warn!("{warning}");
         }

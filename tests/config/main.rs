@@ -741,6 +741,15 @@ fn service_values() {
             "write a port such as 80, a range such as \"8000-8010\", or \"any\"",
         ),
         ("¶\"80\"", "write 80 without quotes"),
+        ("¶\"022\"", "is \"022\", with leading zeros; write 22"),
+        ("[¶\"022\", 80]", "is \"022\", with leading zeros; write 22"),
+        (
+            "¶\"0080-090\"",
+            "is \"0080-090\", with leading zeros; write \"80-90\"",
+        ),
+        ("¶\"+80\"", "is \"+80\"; write a port such as 80"),
+        ("¶\"80-+90\"", "is \"80-+90\"; write a port such as 80"),
+        ("¶\"000\"", "is \"000\"; write a port such as 80"),
         ("¶\"0-10\"", "(ports are 1 to 65535)"),
         ("¶\"1-65536\"", "(ports are 1 to 65535)"),
         ("¶\"+1-2\"", "write a port such as 80"),
@@ -1272,15 +1281,21 @@ fn faults_in_the_toml() {
         ),
         ("[datapath¶\n", "unclosed table, expected `]`"),
         (
-            "[datapath]\nhash_seed = 1\n¶hash_seed = 2\n",
-            "duplicate key",
-        ),
-        (
             "[datapath]\n# größe\nxdp_mode = 'auto¶\n",
             "invalid literal string",
         ),
     ] {
         refused(text, &["not valid TOML: ", phrase, "; correct this line"]);
+    }
+    for (text, key) in [
+        ("[datapath]\nhash_seed = 1\n¶hash_seed = 2\n", "hash_seed"),
+        ("[datapath]\n[limits]\n[¶datapath]\n", "datapath"),
+        ("[[service]]\nname = 'a'\n¶\"name\" = 'b'\n", "name"),
+        ("[[service]]\nbackend = [{ port = 1, ¶port = 2 }]\n", "port"),
+        ("log.level = 'info'\nlog.¶level = 'info'\n", "level"),
+    ] {
+        let message = format!("not valid TOML: duplicate key \"{key}\"; keep one of the two");
+        refused(text, &[&message]);
     }
 }
 

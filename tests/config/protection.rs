@@ -278,7 +278,15 @@ fn faults_of_a_rule() {
             "source = ¶\"lab\"",
             "is \"lab\", which is no prefix; write an address",
         ),
-        ("source = ¶\"10.0.0.0/33\"", "no number from 0 to 32"),
+        (
+            "source = ¶\"10.0.0.0/33\"",
+            "no number from 0 to 32; write 10.0.0.0 for the one address, or a network with its length \
+             such as 10.0.0.0/24",
+        ),
+        (
+            "source = ¶\"10.0.0.0/08\"",
+            "with leading zeros; write 10.0.0.0/8",
+        ),
         (
             "source = ¶\"10.0.0.1/8\"",
             "write 10.0.0.0/8 for the prefix, or 10.0.0.1",
@@ -311,6 +319,16 @@ fn faults_of_a_rule() {
             "source_port = ¶\"+1\"",
             "source_port is \"+1\"; write a port such as 80",
         ),
+        ("port = ¶\"022\"", "is \"022\", with leading zeros; write 22"),
+        (
+            "source_port = ¶\"22-0100\"",
+            "is \"22-0100\", with leading zeros; write \"22-100\"",
+        ),
+        (
+            "protocol = ¶\"047\"",
+            "is \"047\", with leading zeros; write 47",
+        ),
+        ("protocol = ¶\"0256\"", protocols),
         ("port = ¶\"9-8\"", "is backwards; write \"8-9\""),
         (
             "port = ¶[80, 443]",
@@ -731,7 +749,7 @@ fn faults_of_a_blocklist() {
             "list.txt:1:1: \"198.51.100.7/24\" has bits set beyond its length; write 198.51.100.0/24 for \
              the prefix, or 198.51.100.7",
         ),
-        ("\n10.0.0.0/33", "list.txt:2:1: \"10.0.0.0/33\" has a length that is no number from 0 to 32"),
+        ("\n10.0.0.0/33", "list.txt:2:1: \"10.0.0.0/33\" has a length that is no number from 0 to 32; write 10.0.0.0 for"),
         ("::ffff:192.0.2.1", "is IPv4 in IPv6 notation; write 192.0.2.1"),
         ("192.0.2.1 192.0.2.2", "list.txt:1:1: \"192.0.2.1 192.0.2.2\" is no prefix"),
         ("192.0.2.1,", "is no prefix"),
@@ -789,16 +807,23 @@ fn files_of_blocklists() {
     };
     write("a", b"192.0.2.1\n");
     write("b", b"198.51.100.0/24\n2001:db8::/32\n");
-    let config = |files: &str| valid(&format!("{DATAPATH}[firewall]\nblocklists = [{files}]\n"));
     let file = directory.join(FILE);
-    let both = config("\"a\", \"b\"");
-    let first = blocklist::load_all(&both, &file, &Contents::new()).expect("valid");
+    let lists = |files: &str| {
+        let text = format!("{DATAPATH}[firewall]\nblocklists = [{files}]\n");
+        let loaded = xdplb::config::parse(&text, &file).expect("valid");
+        let firewall = loaded.config.firewall.expect("a firewall");
+        let named = loaded.blocklists.iter().map(|list| &list.path);
+        assert!(firewall.blocklists.iter().eq(named));
+        loaded.blocklists
+    };
+    let both = lists("\"a\", \"b\"");
+    let first = blocklist::load_all(&both, &Contents::new()).expect("valid");
     assert_eq!(first.len(), 2);
     assert_eq!(first[Path::new("b")].len(), 2);
 
     // What has not changed is the same allocation.
     write("b", b"198.51.100.0/24\n");
-    let second = blocklist::load_all(&both, &file, &first).expect("valid");
+    let second = blocklist::load_all(&both, &first).expect("valid");
     let same = |path: &str| Arc::ptr_eq(&first[Path::new(path)], &second[Path::new(path)]);
     assert!(same("a") && !same("b"));
     assert_eq!(second[Path::new("b")].len(), 1);
@@ -806,16 +831,22 @@ fn files_of_blocklists() {
     // Everything that is wrong, file by file.
     write("a", b"192.0.2.1\nlocalhost\n");
     write("c", b"# \xff\n");
-    let all = config("\"a\", \"none\", \"b\", \"c\", \"d\"");
-    let error = blocklist::load_all(&all, &file, &first)
+    let all = lists("\"a\", \"none\", \"b\",\n  \"c\", \"d\"");
+    let error = blocklist::load_all(&all, &first)
         .expect_err("faults")
         .to_string();
     let lines: Vec<&str> = error.lines().collect();
     let expected = [
         ("a:2:1: ", "\"localhost\" is no prefix; write"),
-        ("none: ", "create it, or take it out of firewall.blocklists"),
+        (
+            "lb.toml:4:20: firewall: blocklists names ",
+            "/none: No such file or directory (os error 2); create it, or take it out of this list",
+        ),
         ("c:1:3: ", "this byte is not UTF-8; save the file as UTF-8"),
-        ("d: ", "name the files in it in firewall.blocklists"),
+        (
+            "lb.toml:5:8: firewall: blocklists names ",
+            "/d: Is a directory (os error 21); name the files in it instead",
+        ),
     ];
     assert_eq!(lines.len(), expected.len(), "{error}");
     for (line, (place, phrase)) in lines.iter().zip(expected) {
@@ -823,8 +854,7 @@ fn files_of_blocklists() {
         assert!(line.starts_with(&place) && line.contains(phrase), "{line}");
     }
     // Without a firewall there are none.
-    let none = blocklist::load_all(&valid(DATAPATH), &file, &first).expect("valid");
-    assert!(none.is_empty());
+    assert_eq!(parse(DATAPATH).expect("valid").blocklists, []);
     std::fs::remove_dir_all(&directory).expect("ours to remove");
 }
 

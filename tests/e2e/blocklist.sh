@@ -56,7 +56,7 @@ lists few.txt missing.txt
 status=0
 said="$(run_xdplb 20 --config "$CONFIG")" || status=$?
 check_equal "a file that is missing at the start: status 2" "$status" 2
-check_contains "a file that is missing at the start is named" "$said" "$WORK/missing.txt: .*firewall.blocklists"
+check_contains "a file that is missing at the start is named" "$said" "^(xdplb: )?$CONFIG:[0-9]+:[0-9]+: firewall: blocklists names $WORK/missing.txt: .*create it"
 printf '198.51.100.0/24\n\n  198.51.100.300\n2001:db8::/129\n' >"$WORK/bad.txt"
 lists few.txt bad.txt
 status=0
@@ -124,7 +124,7 @@ half_a_million | sed "s|^$LISTED4\$|10.6.26.1270|" >"$WORK/many.txt"
 } | write_config
 check "reload: a list with a bad line, and a new service" reload_xdplb
 check_contains "the bad line is named" "$(cat "$LOG")" "ERROR +$WORK/many.txt:400000:1: .*10.6.26.1270"
-check_contains "the log says that the list before stays" "$(cat "$LOG")" 'many.txt stays as it was: 500000 prefixes'
+check_contains "the log says that the list before stays" "$(cat "$LOG")" 'many.txt: keeping the previous 500000 prefixes'
 dropped "a spoilt list stays as it was" "$LISTED4" "$LISTED6"
 check_equal "the new service is there" "$(get "$VIP4:81" 2>&1)" b2
 

@@ -21,8 +21,12 @@ use report::Report;
 /// # Errors
 /// When the file or a blocklist is wrong, when it does not fit the tables, or nothing can be printed.
 pub fn run(file: &Path, json: bool, out: &mut impl Write) -> Result<(), Error> {
-    let config::Loaded { config, warnings } = config::load(file)?;
-    let blocklists = blocklist::load_all(&config, file, &Contents::new())?;
+    let config::Loaded {
+        config,
+        blocklists,
+        warnings,
+    } = config::load(file)?;
+    let blocklists = blocklist::load_all(&blocklists, &Contents::new())?;
     let firewall = compile(&config, &blocklists)?;
     let mtus = mtu::of_interfaces(&config.datapath.interfaces);
     print(&config, &warnings, &mtus, firewall.as_deref(), json, out)
