@@ -4,13 +4,20 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{value_parser, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::config::PIN_DIR;
+use crate::number;
 use crate::prefix::{source_of, ParseError, Prefix};
 
 /// Where `decap` pins its maps unless the command line says otherwise.
 pub const DECAP_PIN_DIR: &str = "/sys/fs/bpf/xdplb-decap";
+
+/// Ends the help and the manual page.
+const EXIT_STATUS: &str = "\
+Exit status: 0 done, or stopped by a signal; 1 it failed while running; 2 the command line or the file is \
+wrong. Errors go to stderr and say what is wrong, where, and what to do.";
 
 /// A layer-4 load balancer in XDP.
 ///
@@ -21,7 +28,8 @@ pub const DECAP_PIN_DIR: &str = "/sys/fs/bpf/xdplb-decap";
     name = "xdplb",
     version,
     args_conflicts_with_subcommands = true,
-    override_usage = "xdplb --config <FILE>\n       xdplb <COMMAND>"
+    override_usage = "xdplb --config <FILE>\n       xdplb <COMMAND>",
+    after_long_help = EXIT_STATUS
 )]
 pub struct Cli {
     /// The configuration file
@@ -46,9 +54,19 @@ pub enum Command {
     },
     /// Services and backends, in the shape of `ipvsadm -Ln`
     List {
-        /// Add packets and bytes in both directions
+        /// Add connections, packets and bytes since the backend was added
         #[arg(long)]
         stats: bool,
+        /// Add connections, packets and bits a second, measured over so many seconds
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "1",
+            value_parser = seconds
+        )]
+        rate: Option<Duration>,
         /// What to look at and how to print it
         #[command(flatten)]
         look: Look,
@@ -101,6 +119,18 @@ pub enum Command {
         /// What to look at and how to print it
         #[command(flatten)]
         look: Look,
+    },
+    /// Print a script for a shell that completes this command line
+    Completions {
+        /// The shell
+        #[arg(value_enum, value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Write the manual pages: xdplb(8), and one for each command
+    Man {
+        /// Where to; made if it is not there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// On a backend: take IPIP and GUE headers off in XDP, until SIGINT or SIGTERM
     Decap(DecapOptions),
@@ -156,6 +186,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("write a number of seconds from {SHORTEST} to {LONGEST}"))
 }
 
+/// A UDP port.
+fn port(text: &str) -> Result<u16, String> {
+    let port = number::parse(text).filter(|port| *port > 0);
+    port.ok_or_else(|| "write a number from 1 to 65535".to_owned())
+}
+
 /// What `decap` takes.
 #[derive(Debug, Clone, Args)]
 pub struct DecapOptions {
@@ -166,7 +202,7 @@ pub struct DecapOptions {
     #[arg(long, value_name = "PREFIX")]
     pub from: Vec<Prefix>,
     /// The UDP port of GUE, tunnel.gue_port of the balancer
-    #[arg(long, value_name = "PORT", default_value_t = 6080, value_parser = value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PORT", default_value_t = 6080, value_parser = port)]
     pub gue_port: u16,
     /// Native XDP, generic, or whichever works
     #[arg(long, value_enum, value_name = "MODE", default_value_t = ModeName::Auto)]

@@ -14,6 +14,7 @@ pub mod decap;
 pub mod logging;
 pub mod mtu;
 pub mod neighbours;
+pub mod number;
 pub mod prefix;
 pub mod signals;
 pub mod state;

@@ -39,10 +39,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 .exit()
         };
         return daemon::run(&file).map_err(|error| Failure {
-            status: if matches!(error, daemon::Error::Config(_)) {
-                WRONG
-            } else {
-                FAILED
+            status: match error {
+                daemon::Error::Config(_) | daemon::Error::Plan(_) => WRONG,
+                _ => FAILED,
             },
             message: error.to_string(),
         });
@@ -50,7 +49,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
     let done = match command {
         Command::Check { config, json } => commands::check::run(&config, json, out),
-        Command::List { stats, look } => commands::list::run(&look, stats, out),
+        Command::List { stats, rate, look } => commands::list::run(&look, stats, rate, out),
         Command::Conns {
             filter,
             count,
@@ -71,6 +70,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             watch: Some(interval),
             look,
         } => commands::rates::run(&look, interval, io::stdout().is_terminal(), out),
+        Command::Completions { shell } => commands::completions::run(shell, out),
+        Command::Man { directory } => commands::man::run(&directory),
         Command::Decap(options) => {
             return decap::run(&options).map_err(|error| Failure {
                 status: FAILED,

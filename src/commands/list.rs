@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::rates::{self, Rates, TrafficRate};
+use super::stats::Stats;
 use super::{text, Error};
 use crate::cli::Look;
 use crate::config::{PortRange, Protocol};
@@ -25,6 +29,8 @@ struct ServiceRow {
     forward: String,
     scheduler: &'static str,
     hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<TrafficRate>,
     backends: Vec<BackendRow>,
     #[serde(skip)]
     bindings: Vec<(Protocol, IpAddr, Vec<PortRange>)>,
@@ -64,19 +70,60 @@ struct BackendRow {
     packets_out: u64,
     bytes_out: u64,
     connections: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<TrafficRate>,
 }
 
-/// Prints every service with its backends.
+/// Prints every service with its backends; with what goes through in a second if `rate` says for how
+/// long to measure.
 ///
 /// # Errors
 /// When no datapath is pinned there, or nothing can be printed.
-pub fn run(look: &Look, stats: bool, out: &mut impl Write) -> Result<(), Error> {
+pub fn run(
+    look: &Look,
+    stats: bool,
+    rate: Option<Duration>,
+    out: &mut impl Write,
+) -> Result<(), Error> {
     let view = View::open(&look.pin_dir)?;
-    let rows = rows(view.services()?, &view.connections()?);
+    let mut services = view.services()?;
+    let mut rates = None;
+    if let Some(interval) = rate {
+        let then = Instant::now();
+        thread::sleep(interval);
+        let elapsed = then.elapsed();
+        let before = Stats::of(std::mem::replace(&mut services, view.services()?));
+        rates = Some(rates::between(
+            &before,
+            &Stats::of(services.clone()),
+            elapsed,
+        ));
+    }
+    let mut rows = rows(services, &view.connections()?);
+    if let Some(rates) = &rates {
+        add_rates(&mut rows, rates);
+    }
     if look.json {
         return text::json(out, &rows);
     }
-    print(out, &rows, stats)
+    print(out, &rows, stats, rates.is_some())
+}
+
+/// Both are of the same services and backends.
+fn add_rates(rows: &mut [ServiceRow], rates: &Rates) {
+    for row in rows {
+        let mut services = rates.services.iter();
+        let Some(service) = services.find(|service| service.name == row.name) else {
+            continue;
+        };
+        row.rate = Some(service.rate);
+        for row in &mut row.backends {
+            let mut backends = service.backends.iter();
+            let found =
+                backends.find(|known| (known.address, known.port) == (row.address, row.port));
+            row.rate = found.map(|backend| backend.rate);
+        }
+    }
 }
 
 /// A service's two address families are one service again.
@@ -106,6 +153,7 @@ fn rows(services: BTreeMap<u32, Service>, connections: &[Connection]) -> Vec<Ser
                 packets_out,
                 bytes_out,
                 connections: backend.traffic.opened,
+                rate: None,
             }
         });
         let bindings = service.vips.iter().flat_map(|(&vip, protocols)| {
@@ -127,6 +175,7 @@ fn rows(services: BTreeMap<u32, Service>, connections: &[Connection]) -> Vec<Ser
                 forward: service.forward.to_string(),
                 scheduler: SCHEDULER,
                 hash: service.hash.to_string(),
+                rate: None,
                 backends: backends.collect(),
                 bindings: bindings.collect(),
             }),
@@ -160,7 +209,7 @@ pub(super) fn count<K: Ord>(
     counts
 }
 
-fn print(out: &mut impl Write, rows: &[ServiceRow], stats: bool) -> Result<(), Error> {
+fn print(out: &mut impl Write, rows: &[ServiceRow], stats: bool, rates: bool) -> Result<(), Error> {
     let mut header: Vec<String> = [
         "  -> RemoteAddress:Port",
         "Name",
@@ -176,6 +225,14 @@ fn print(out: &mut impl Write, rows: &[ServiceRow], stats: bool) -> Result<(), E
     if stats {
         header.extend(["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"].map(str::to_owned));
     }
+    if rates {
+        let columns = ["Conns/s", "InPkts/s", "OutPkts/s", "InBits/s", "OutBits/s"];
+        header.extend(columns.map(str::to_owned));
+    }
+    // All but the backend, its name, forward, state and health.
+    let numbers: Vec<usize> = (3..header.len())
+        .filter(|column| ![4, 5].contains(column))
+        .collect();
     // One table for all services, so that their columns stand below each other.
     let mut table = vec![header];
     let mut heads = Vec::new();
@@ -205,11 +262,12 @@ fn print(out: &mut impl Write, rows: &[ServiceRow], stats: bool) -> Result<(), E
                     .map(|number| number.to_string()),
                 );
             }
+            cells.extend(backend.rate.iter().flat_map(TrafficRate::cells));
             table.push(cells);
         }
     }
     let mut aligned = Vec::new();
-    text::columns(&mut aligned, &table, &[3, 6, 7, 8, 9, 10, 11, 12])?;
+    text::columns(&mut aligned, &table, &numbers)?;
     let aligned = String::from_utf8_lossy(&aligned).into_owned();
     let lines: Vec<&str> = aligned.lines().collect();
 

@@ -2,11 +2,13 @@
 //! needs the daemon.
 
 pub mod check;
+pub mod completions;
 pub mod conns;
 pub mod dos;
 pub mod drops;
 pub mod firewall;
 pub mod list;
+pub mod man;
 pub mod rates;
 pub mod stats;
 mod text;
@@ -31,6 +33,14 @@ pub enum Error {
     /// Signals.
     #[error("cannot handle signals: {0}")]
     Signals(#[from] ctrlc::Error),
+    /// A file that was to be written.
+    #[error("{}: {source}; name a directory that this user can write to", path.display())]
+    Unwritable {
+        /// The file, or its directory.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Nothing could be printed.
     #[error(transparent)]
     Output(#[from] std::io::Error),

@@ -1,4 +1,5 @@
-//! `xdplb stats --watch`: what goes through in a second, again and again.
+//! Packets, bits and connections a second: measured for `xdplb list --rate`, and again and again for
+//! `xdplb stats --watch`.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -18,11 +19,11 @@ const HOME: &str = "\x1b[H\x1b[J";
 
 /// All that is counted, per second.
 #[derive(Serialize)]
-struct Row {
+pub(super) struct Rates {
     /// Over which it was measured.
     seconds: f64,
     protocols: Vec<ProtocolRow>,
-    services: Vec<ServiceRow>,
+    pub services: Vec<ServiceRow>,
 }
 
 #[derive(Serialize)]
@@ -33,34 +34,36 @@ struct ProtocolRow {
 }
 
 #[derive(Serialize)]
-struct ServiceRow {
-    name: String,
+pub(super) struct ServiceRow {
+    pub name: String,
     #[serde(flatten)]
-    rate: TrafficRate,
-    backends: Vec<BackendRow>,
+    pub rate: TrafficRate,
+    pub backends: Vec<BackendRow>,
 }
 
 #[derive(Serialize)]
-struct BackendRow {
+pub(super) struct BackendRow {
     name: String,
-    address: IpAddr,
-    port: Option<u16>,
+    pub address: IpAddr,
+    pub port: Option<u16>,
     #[serde(flatten)]
-    rate: TrafficRate,
+    pub rate: TrafficRate,
     #[serde(skip)]
     label: String,
 }
 
+/// Both directions, per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-struct ExchangeRate {
+pub(super) struct ExchangeRate {
     packets_in: f64,
     bits_in: f64,
     packets_out: f64,
     bits_out: f64,
 }
 
+/// Both directions and connections, per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-struct TrafficRate {
+pub(super) struct TrafficRate {
     #[serde(flatten)]
     exchange: ExchangeRate,
     opened: f64,
@@ -122,15 +125,15 @@ pub fn run(
         }
         let now = Instant::now();
         let stats = Stats::of(view.services()?);
-        let row = row(&before, &stats, now - then);
+        let rates = between(&before, &stats, now - then);
         if look.json {
-            serde_json::to_writer(&mut *out, &row)?;
+            serde_json::to_writer(&mut *out, &rates)?;
             writeln!(out)?;
         } else {
             if terminal {
                 write!(out, "{HOME}")?;
             }
-            print(out, &row)?;
+            print(out, &rates)?;
             if !terminal {
                 writeln!(out)?;
             }
@@ -140,10 +143,11 @@ pub fn run(
     }
 }
 
-fn row(before: &Stats, now: &Stats, elapsed: Duration) -> Row {
+/// What was added from `before` to `now`.
+pub(super) fn between(before: &Stats, now: &Stats, elapsed: Duration) -> Rates {
     let over = Over(elapsed.as_secs_f64());
     let protocols = before.protocols.iter().zip(&now.protocols);
-    Row {
+    Rates {
         seconds: (over.0 * 1000.0).round() / 1000.0,
         protocols: Class::ALL
             .into_iter()
@@ -184,7 +188,7 @@ fn row(before: &Stats, now: &Stats, elapsed: Duration) -> Row {
     }
 }
 
-fn print(out: &mut impl Write, row: &Row) -> Result<(), Error> {
+fn print(out: &mut impl Write, rates: &Rates) -> Result<(), Error> {
     let header = [
         "",
         "Conns/s",
@@ -195,18 +199,18 @@ fn print(out: &mut impl Write, row: &Row) -> Result<(), Error> {
         "Unrecorded/s",
     ];
     let mut table = vec![header.map(str::to_owned).to_vec()];
-    for protocol in &row.protocols {
+    for protocol in &rates.protocols {
         let mut cells = vec![protocol.protocol.to_owned(), "-".to_owned()];
         cells.extend(exchange_cells(&protocol.rate));
         table.push(cells);
     }
     let cells = |label: &str, rate: &TrafficRate| {
-        let mut cells = vec![label.to_owned(), text::short(rate.opened)];
-        cells.extend(exchange_cells(&rate.exchange));
+        let mut cells = vec![label.to_owned()];
+        cells.extend(rate.cells());
         cells.push(text::short(rate.unrecorded));
         cells
     };
-    for service in &row.services {
+    for service in &rates.services {
         table.push(Vec::new());
         table.push(cells(&service.name, &service.rate));
         for backend in &service.backends {
@@ -216,6 +220,15 @@ fn print(out: &mut impl Write, row: &Row) -> Result<(), Error> {
     let numbers: Vec<usize> = (1..header.len()).collect();
     text::columns(out, &table, &numbers)?;
     Ok(())
+}
+
+impl TrafficRate {
+    /// Connections, then packets and bits, each to the backend and back.
+    pub fn cells(&self) -> Vec<String> {
+        let mut cells = vec![text::short(self.opened)];
+        cells.extend(exchange_cells(&self.exchange));
+        cells
+    }
 }
 
 fn exchange_cells(rate: &ExchangeRate) -> [String; 4] {
@@ -259,7 +272,7 @@ mod tests {
     fn what_was_added_over_the_time_that_it_took() {
         let before = stats("web", traffic(1000, 10));
         let now = stats("web", traffic(1500, 14));
-        let row = row(&before, &now, Duration::from_millis(2000));
+        let row = between(&before, &now, Duration::from_millis(2000));
         let rate = row.services[0].rate;
         assert_eq!(
             (rate.exchange.packets_in, rate.exchange.bits_in),
@@ -273,13 +286,13 @@ mod tests {
     #[test]
     fn what_is_new_or_began_anew_has_no_rate_below_zero() {
         let second = Duration::from_secs(1);
-        let fewer = row(
+        let fewer = between(
             &stats("web", traffic(1000, 10)),
             &stats("web", traffic(5, 0)),
             second,
         );
         assert_eq!(fewer.services[0].rate.exchange.packets_in, 0.0);
-        let new = row(
+        let new = between(
             &stats("web", traffic(9, 0)),
             &stats("dns", traffic(7, 0)),
             second,
@@ -289,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_line_of_json_is_an_object() {
-        let row = row(
+        let row = between(
             &stats("web", traffic(0, 0)),
             &stats("web", traffic(10, 1)),
             Duration::from_secs(4),

@@ -240,6 +240,10 @@ fn no_datapath_is_said() {
         &["dos", "unblock", "198.51.100.7"],
         &["stats"],
         &["stats", "--watch"],
+        &["list"],
+        &["list", "--rate"],
+        &["conns"],
+        &["drops"],
     ] {
         let failed = output(command, nowhere);
         assert_eq!(failed.status.code(), Some(1), "{command:?}");
@@ -261,6 +265,7 @@ fn what_is_no_source_or_interval() {
         (&["dos", "unblock", "2001:db8::/48"], "IPv6 /64"),
         (&["stats", "--watch=0"], "from 0.1 to 86400"),
         (&["stats", "--watch=soon"], "from 0.1 to 86400"),
+        (&["list", "--rate=0"], "from 0.1 to 86400"),
     ] {
         let refused = output(arguments, pins);
         let said = String::from_utf8_lossy(&refused.stderr);
@@ -353,6 +358,69 @@ fn stats_add_up() {
             4 * n + 3
         )
     );
+}
+
+#[test]
+fn list_has_rates_when_asked() {
+    let (lab, pins) = pinned();
+    let id = lab.backend_id("n4");
+    let plain = json(&["list", "--json"], &pins);
+    assert_eq!(plain[0]["name"], "nat");
+    assert_eq!(plain[0].get("rate"), None);
+    assert_eq!(plain[0]["backends"][0].get("rate"), None);
+
+    let child = xdplb(&["list", "--rate=1", "--stats", "--json"], &pins)
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut child = child.expect("the program that cargo built");
+    // Ever more, as long as it looks.
+    let mut factor = 0;
+    while child.try_wait().expect("a child").is_none() {
+        factor += 1;
+        lab.set_per_cpu("traffic", id, &traffic(factor));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().expect("its output");
+    assert!(output.status.success());
+    let listed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let service = &listed[0];
+    let backends = service["backends"].as_array().expect("backends");
+    let rate = |row: &Value, field: &str| row["rate"][field].as_f64().expect("a rate");
+    let n4 = backends.iter().find(|row| row["name"] == "n4").expect("n4");
+    let packets = rate(n4, "packets_in");
+    assert!(packets > 0.0);
+    for (field, each) in [
+        ("bits_in", 800.0),
+        ("packets_out", 0.5),
+        ("bits_out", 400.0),
+        ("opened", 0.1),
+        ("closed", 0.04),
+        ("unrecorded", 0.01),
+    ] {
+        // A reading may be amid a writing.
+        let expected = packets * each;
+        let found = rate(n4, field);
+        assert!(
+            (found - expected).abs() <= 0.2 * expected,
+            "{field}: {found}, not {expected}"
+        );
+        assert_eq!(rate(service, field), found);
+    }
+    for other in backends.iter().filter(|row| row["name"] != "n4") {
+        assert_eq!(rate(other, "packets_in"), 0.0);
+    }
+
+    let table = rows(&printed(&["list", "--rate=0.1"], &pins));
+    assert_eq!(
+        table[1],
+        "-> RemoteAddress:Port Name Forward Weight State Health ActiveConn InActConn \
+         Conns/s InPkts/s OutPkts/s InBits/s OutBits/s"
+    );
+    let n4 = table
+        .iter()
+        .find(|row| row.starts_with("-> 10.0.0.2:8080 n4 "));
+    let n4 = n4.unwrap_or_else(|| panic!("no n4 in {table:?}"));
+    assert!(n4.ends_with(" 0 0 0 0 0 0 0"), "{n4}");
 }
 
 #[test]
