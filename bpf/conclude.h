@@ -11,10 +11,8 @@
 #include "answer.h"
 #include "count.h"
 #include "packet.h"
+#include "route.h"
 #include "track.h"
-
-#define AF_INET	 2
-#define AF_INET6 10
 
 /* Packets for a VIP that the stack gets. */
 static const __u64 leaving_reasons = 1ULL << REASON_UNKNOWN_PORT_PASSED |
@@ -35,18 +33,7 @@ static __noinline int pass_to_host(struct xdp_md *ctx, int reason)
 	if (!w)
 		return reason;
 	f = &w->facts;
-	route.ifindex = f->ingress;
-	route.l4_protocol = f->flow.protocol;
-	if (f->family == 4) {
-		route.family = AF_INET;
-		route.ipv4_src = f->flow.saddr[3];
-		route.ipv4_dst = f->flow.daddr[3];
-	} else {
-		route.family = AF_INET6;
-		__builtin_memcpy(route.ipv6_src, f->flow.saddr, sizeof(route.ipv6_src));
-		__builtin_memcpy(route.ipv6_dst, f->flow.daddr, sizeof(route.ipv6_dst));
-	}
-	found = bpf_fib_lookup(ctx, &route, sizeof(route), 0);
+	found = find_route(ctx, f->family, f->flow.protocol, f->flow.saddr, f->flow.daddr, &route);
 	if ((found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) &&
 	    route.ifindex == f->ingress)
 		return REASON_LOOP;

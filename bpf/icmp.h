@@ -171,16 +171,36 @@ static __noinline int parse_quote(struct xdp_md *ctx, const struct facts *f, str
 	return GO_ON;
 }
 
+/* The connection in w->own.c as it would be, of a flow to a backend that answers directly. */
+static __noinline int choose_direct(struct work *w, const struct flow6 *flow)
+{
+	const struct vip *vip = find_vip(flow);
+	const struct service *s;
+	const struct backend *b;
+	__u32 id;
+
+	if (!vip || vip->service == NO_SERVICE)
+		return REASON_ICMP_UNRELATED;
+	s = array_at(services, vip->service);
+	if (!s || s->forward < FORWARD_L2)
+		return REASON_ICMP_UNRELATED;
+	b = select_backend(vip->service, flow, &id);
+	if (!b)
+		return REASON_NO_BACKEND;
+	__builtin_memset(&w->own, 0, sizeof(w->own));
+	w->own.c.conn.backend = id;
+	w->own.c.conn.forward = b->forward;
+	set_entropy(&w->own.c, flow_entropy(flow));
+	return GO_ON;
+}
+
 /*
  * The connection in w->own.c for an error that quotes `key`, turned round. Backends that answer
  * directly have connections that we know nothing of: the hash says whose they are.
  */
 static __noinline int find_quoted(struct work *w, const struct flow6 *key)
 {
-	const struct service *s;
 	const struct backend *b;
-	const struct vip *vip;
-	__u32 id;
 
 	if (find_connection(w->facts.family, key, &w->own) >= 0) {
 		b = array_at(backends, w->own.c.conn.backend);
@@ -188,20 +208,7 @@ static __noinline int find_quoted(struct work *w, const struct flow6 *key)
 		    (b && b->generation == w->own.c.conn.generation))
 			return GO_ON;
 	}
-	vip = find_vip(key);
-	if (!vip || vip->service == NO_SERVICE)
-		return REASON_ICMP_UNRELATED;
-	s = array_at(services, vip->service);
-	if (!s || s->forward < FORWARD_L2)
-		return REASON_ICMP_UNRELATED;
-	b = select_backend(vip->service, key, &id);
-	if (!b)
-		return REASON_NO_BACKEND;
-	__builtin_memset(&w->own, 0, sizeof(w->own));
-	w->own.c.conn.backend = id;
-	w->own.c.conn.forward = b->forward;
-	set_entropy(&w->own.c, flow_entropy(key));
-	return GO_ON;
+	return choose_direct(w, key);
 }
 
 /* A change of the quoted addresses is a change of the quoted checksums, and all are changes of the
