@@ -12,6 +12,10 @@
 
 #include <linux/types.h>
 
+/* Rust reads and writes these structs as bytes: whatever is between two fields has a name. */
+#pragma clang diagnostic push
+#pragma clang diagnostic error "-Wpadded"
+
 /*
  * What becomes of a packet, one entry a line, as in reasons.h: X(NAME, VERDICT, "sentence").
  * Every packet is counted under exactly one. First the kinds that lose their header, in
@@ -69,5 +73,7 @@ struct decap_counter {
 	__u64 packets;
 	__u64 bytes; /* of inner packets, from their IP header on; only of what is decapsulated */
 };
+
+#pragma clang diagnostic pop
 
 #endif

@@ -18,6 +18,10 @@
 
 #include "reasons.h"
 
+/* Rust reads and writes these structs as bytes: whatever is between two fields has a name. */
+#pragma clang diagnostic push
+#pragma clang diagnostic error "-Wpadded"
+
 enum xdplb_limit {
 	NAME_LENGTH = 64,	  /* of a service or backend, with the final NUL */
 	SLOT_LIMIT = 64,	  /* network interfaces that XDP may be attached to */
@@ -538,5 +542,7 @@ struct clock_reading {
 	__u64 jiffies;
 	__u64 monotonic; /* ns, CLOCK_MONOTONIC */
 };
+
+#pragma clang diagnostic pop
 
 #endif

@@ -14,52 +14,51 @@ pub use super::skeleton::types::{
     slots, traffic, vip, vip_key, xdplb_limit,
 };
 
-/// Marks types without padding, references or invalid bit patterns, of the size that the maps have.
+/// Marks types without padding, references or invalid bit patterns.
 macro_rules! plain {
-    ($($type:ident: $size:literal),* $(,)?) => {
+    ($($type:ident),* $(,)?) => {
         $(
-            const _: () = assert!(std::mem::size_of::<$type>() == $size);
-            // SAFETY: a C struct of integers and arrays of integers; the assertion above, with the sum of
-            // its fields, leaves no room for padding, and every bit pattern is a value.
+            // SAFETY: a C struct of integers and arrays of integers, of which every bit pattern is a
+            // value. It has no padding: `include/xdp_lb.h` is compiled with -Wpadded as an error.
             unsafe impl plain::Plain for $type {}
         )*
     };
 }
 
 plain! {
-    settings: 120,
-    filter: 8192,
-    vip_key: 24,
-    vip: 8,
-    service: 96,
-    backend: 144,
-    nat_address: 16,
-    slots: 8,
-    flow4: 16,
-    flow6: 40,
-    conn4: 48,
-    conn6: 72,
-    entry4: 56,
-    entry6: 80,
-    claim4: 24,
-    claim6: 48,
-    interface: 56,
-    traffic: 152,
-    counter: 8,
-    epoch: 8,
-    fw_prefix_key: 20,
-    fw_prefix: 8,
-    fw_level: 16,
-    fw_step: 16,
-    fw_rule: 168,
-    hits: 16,
-    allowed_key: 24,
-    dos_policy: 104,
-    policy_hits: 16,
-    dos_source: 88,
-    dos_set: 352,
-    expiries: 8,
-    clock_reading: 16,
+    settings,
+    filter,
+    vip_key,
+    vip,
+    service,
+    backend,
+    nat_address,
+    slots,
+    flow4,
+    flow6,
+    conn4,
+    conn6,
+    entry4,
+    entry6,
+    claim4,
+    claim6,
+    interface,
+    traffic,
+    counter,
+    epoch,
+    fw_prefix_key,
+    fw_prefix,
+    fw_level,
+    fw_step,
+    fw_rule,
+    hits,
+    allowed_key,
+    dos_policy,
+    policy_hits,
+    dos_source,
+    dos_set,
+    expiries,
+    clock_reading,
 }
 
 /// The bytes of a map's key or value.
