@@ -52,14 +52,29 @@ pub fn drop_unneeded() {
         .chain([WELCOME])
         .filter(|capability| held.contains(capability))
         .collect();
+    reduce_to(&keep);
+}
+
+fn reduce_to(keep: &CapsHashSet) {
     for set in [CapSet::Ambient, CapSet::Inheritable] {
         if let Err(error) = caps::clear(None, set) {
             debug!("capabilities: {set:?} not cleared: {error}");
         }
     }
     for set in [CapSet::Effective, CapSet::Permitted] {
-        if let Err(error) = caps::set(None, set, &keep) {
+        if let Err(error) = caps::set(None, set, keep) {
             debug!("capabilities: {set:?} not reduced: {error}");
         }
     }
+}
+
+/// Gives up all but what asking neighbours needs, for this thread. It has started before the daemon
+/// gives up what it does not need.
+pub(crate) fn keep_for_netlink() {
+    let held = caps::read(None, CapSet::Effective).unwrap_or_default();
+    let keep: CapsHashSet = [Capability::CAP_NET_ADMIN]
+        .into_iter()
+        .filter(|capability| held.contains(capability))
+        .collect();
+    reduce_to(&keep);
 }

@@ -3,6 +3,7 @@
 //! Owns its namespaces, `xdplb-t-PID-N-*`, and removes them on every way out. Times are printed, not
 //! asserted: a loaded machine may be slow, and a wrong answer is what these tests are about.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::process::Command;
@@ -12,10 +13,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{setns, CloneFlags};
 use xdplb::config::MacAddress;
-use xdplb::neighbours::{Neighbours, Resolution, Target, TICK};
+use xdplb::neighbours::{Neighbours, Resolution, Target};
 
 /// How long anything may take before it counts as never.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a test looks whether it has what it waits for.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// The balancer `lb` between two neighbours:
 /// `b` - lb0 10.77.0.1/24 fd77::1/64 (b: .2, ::2) and `c` - lb1 10.78.0.1/24 fd78::1/64 (c: .2, ::2).
@@ -69,14 +73,19 @@ impl Lab {
         run(&words);
     }
 
-    /// Runs `body` in a thread that lives in the balancer's namespace.
+    /// Runs `body` with a rig in the balancer's namespace.
     fn run<T: Send>(&self, body: impl FnOnce(Rig) -> T + Send) -> T {
+        self.enter(|| body(Rig::new()))
+    }
+
+    /// Runs `body` in a thread that lives in the balancer's namespace.
+    fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         let path = format!("/run/netns/{}", self.ns("lb"));
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 let ns = std::fs::File::open(&path).expect("namespace");
                 setns(ns, CloneFlags::CLONE_NEWNET).expect("setns");
-                body(Rig::new())
+                body()
             });
             thread.join().unwrap_or_else(|panic| resume_unwind(panic))
         })
@@ -120,15 +129,24 @@ fn run(words: &[&str]) {
 /// `Neighbours` with the loop that the daemon runs around it.
 struct Rig {
     neighbours: Neighbours,
-    next_tick: Instant,
+    tracked: BTreeSet<Target>,
+    /// What each target resolved to when the loop was last told that it had changed.
+    told: BTreeMap<Target, Resolution>,
 }
 
 impl Rig {
     fn new() -> Rig {
         Rig {
             neighbours: Neighbours::open().expect("open"),
-            next_tick: Instant::now(),
+            tracked: BTreeSet::new(),
+            told: BTreeMap::new(),
         }
+    }
+
+    fn track(&mut self, targets: impl IntoIterator<Item = Target>) {
+        self.tracked = targets.into_iter().collect();
+        self.neighbours.track(self.tracked.clone());
+        self.told.retain(|target, _| self.tracked.contains(target));
     }
 
     /// Runs the loop until `done`, and says how long that took.
@@ -155,36 +173,56 @@ impl Rig {
     }
 
     fn turn(&mut self) {
-        let wait = self.next_tick.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(wait).expect("timeout");
+        let now = Instant::now();
+        let wait = self.neighbours.next_deadline(now) - now;
+        let timeout = PollTimeout::try_from(wait.min(LONGEST_WAIT)).expect("timeout");
         let mut fds = [PollFd::new(self.neighbours.as_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut fds, timeout).expect("poll");
-        if ready > 0 {
-            self.neighbours.handle_events().expect("events");
+        poll(&mut fds, timeout).expect("poll");
+        self.turn_at_once();
+    }
+
+    fn turn_at_once(&mut self) {
+        let turn = self.neighbours.turn(Instant::now()).expect("turn");
+        let network = self.neighbours.network();
+        for target in turn.targets {
+            let resolution = network.resolve(&target);
+            let former = self.told.insert(target.clone(), resolution.clone());
+            assert_ne!(former, Some(resolution), "{target:?} has not changed");
         }
-        if Instant::now() >= self.next_tick {
-            self.neighbours.tick(Instant::now()).expect("tick");
-            self.next_tick = Instant::now() + TICK;
+        // Whoever goes by what the loop is told knows everything.
+        if self.tracked.len() <= 20 {
+            for target in &self.tracked {
+                let now = network.resolve(target);
+                match self.told.get(target) {
+                    Some(told) => assert_eq!(*told, now, "{target:?}"),
+                    None => assert_eq!(mac(&now), None, "{target:?}"),
+                }
+            }
         }
     }
 
     fn until_mac(&mut self, what: &str, target: &Target, expected: MacAddress) -> Duration {
-        self.until(what, |n| mac(&n.resolve(target)) == Some(expected))
+        self.until(what, |n| {
+            mac(&n.network().resolve(target)) == Some(expected)
+        })
     }
 
     /// Waits for the target to be out, with these words in the reason.
     fn until_reason(&mut self, what: &str, target: &Target, words: &str) -> Duration {
-        self.until(what, |n| match n.resolve(target) {
+        self.until(what, |n| match n.network().resolve(target) {
             Resolution::Unresolved { reason } => reason.contains(words),
             Resolution::Resolved { .. } => false,
         })
     }
 
     fn next_hop(&self, target: &Target) -> (String, IpAddr) {
-        match self.neighbours.resolve(target) {
+        match self.neighbours.network().resolve(target) {
             Resolution::Resolved {
                 ifindex, next_hop, ..
-            } => (self.neighbours.links()[&ifindex].name.clone(), next_hop),
+            } => (
+                self.neighbours.network().links()[&ifindex].name.clone(),
+                next_hop,
+            ),
             Resolution::Unresolved { reason } => panic!("{reason}"),
         }
     }
@@ -215,7 +253,7 @@ fn direct_neighbours_of_both_families() {
     let expected = lab.mac("b", "eth0");
     lab.run(|mut rig| {
         let (v4, v6) = (target("10.77.0.2"), target("fd77::2"));
-        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.track([v4.clone(), v6.clone()]);
         rig.until_mac("IPv4 resolved", &v4, expected);
         rig.until_mac("IPv6 resolved", &v6, expected);
         assert_eq!(rig.next_hop(&v4), ("lb0".into(), ip("10.77.0.2")));
@@ -224,12 +262,12 @@ fn direct_neighbours_of_both_families() {
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(3) {
             rig.turn();
-            assert_eq!(mac(&rig.neighbours.resolve(&v4)), Some(expected));
-            assert_eq!(mac(&rig.neighbours.resolve(&v6)), Some(expected));
+            assert_eq!(mac(&rig.neighbours.network().resolve(&v4)), Some(expected));
+            assert_eq!(mac(&rig.neighbours.network().resolve(&v6)), Some(expected));
         }
         assert!(rig.neighbours.state(&v4).is_some());
-        rig.neighbours.track([]);
-        assert_eq!(mac(&rig.neighbours.resolve(&v4)), None);
+        rig.track([]);
+        assert_eq!(mac(&rig.neighbours.network().resolve(&v4)), None);
     });
 }
 
@@ -241,7 +279,7 @@ fn a_gateway_and_its_replacement() {
     let (first, second) = (lab.mac("b", "eth0"), lab.mac("c", "eth0"));
     lab.run(|mut rig| {
         let (v4, v6) = (target("10.99.0.9"), target("fd99::9"));
-        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.track([v4.clone(), v6.clone()]);
         rig.until_mac("IPv4 via gateway", &v4, first);
         rig.until_mac("IPv6 via gateway", &v6, first);
         assert_eq!(rig.next_hop(&v4), ("lb0".into(), ip("10.77.0.2")));
@@ -265,7 +303,7 @@ fn gateways_that_are_link_local_or_of_the_other_family() {
     let expected = lab.mac("b", "eth0");
     lab.run(|mut rig| {
         let (v4, v6) = (target("10.99.0.9"), target("fd99::9"));
-        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.track([v4.clone(), v6.clone()]);
         rig.until_mac("IPv6 via link-local", &v6, expected);
         rig.until_mac("IPv4 via IPv6", &v4, expected);
         assert_eq!(rig.next_hop(&v4), ("lb0".into(), ip("fe80::77")));
@@ -278,7 +316,7 @@ fn a_mac_that_changes_silently() {
     let before = lab.mac("b", "eth0");
     lab.run(|mut rig| {
         let (v4, v6) = (target("10.77.0.2"), target("fd77::2"));
-        rig.neighbours.track([v4.clone(), v6.clone()]);
+        rig.track([v4.clone(), v6.clone()]);
         rig.until_mac("IPv4 before", &v4, before);
         rig.until_mac("IPv6 before", &v6, before);
         for round in 1..=4u8 {
@@ -293,7 +331,7 @@ fn a_mac_that_changes_silently() {
                 after,
             );
             rig.until(&format!("IPv6 follows, after that ({round})"), |n| {
-                mac(&n.resolve(&v6)) == Some(after)
+                mac(&n.network().resolve(&v6)) == Some(after)
             });
             println!("both followed within {:?}", start.elapsed());
         }
@@ -310,12 +348,18 @@ fn a_link_that_goes_and_comes_back() {
             interface: Some("lb0".into()),
             ..v4.clone()
         };
-        rig.neighbours.track([v4.clone(), bound.clone()]);
+        rig.track([v4.clone(), bound.clone()]);
         rig.until_mac("resolved", &v4, expected);
         lab.ip("lb", "link set lb0 down");
         rig.until_reason("link down, by route", &v4, "no route to 10.77.0.2");
         rig.until_reason("link down, by interface", &bound, "lb0 is down");
-        assert!(!rig.neighbours.link_by_name("lb0").expect("lb0").up);
+        assert!(
+            !rig.neighbours
+                .network()
+                .link_by_name("lb0")
+                .expect("lb0")
+                .up
+        );
         lab.ip("lb", "link set lb0 up");
         rig.until_mac("link up", &v4, expected);
         rig.until_mac("link up, by interface", &bound, expected);
@@ -328,7 +372,7 @@ fn a_link_that_goes_and_comes_back() {
         lab.ip("lb", "link set wan up");
         rig.until_reason("renamed", &bound, "interface lb0 does not exist");
         rig.until("the route follows the new name", |n| {
-            mac(&n.resolve(&v4)) == Some(expected)
+            mac(&n.network().resolve(&v4)) == Some(expected)
         });
         assert_eq!(rig.next_hop(&v4), ("wan".into(), ip("10.77.0.2")));
     });
@@ -360,8 +404,7 @@ fn what_cannot_be_reached_says_why() {
                 "fd77::9 on lb0 does not answer neighbour discovery",
             ),
         ];
-        rig.neighbours
-            .track(cases.map(|(address, _)| target(address)));
+        rig.track(cases.map(|(address, _)| target(address)));
         for (address, words) in cases {
             rig.until_reason(address, &target(address), words);
         }
@@ -369,7 +412,7 @@ fn what_cannot_be_reached_says_why() {
             interface: Some("eth7".into()),
             ..target("10.77.0.2")
         };
-        rig.neighbours.track([absent.clone()]);
+        rig.track([absent.clone()]);
         rig.until_reason("absent interface", &absent, "eth7 does not exist");
     });
 }
@@ -380,7 +423,7 @@ fn a_backend_that_dies_is_out_after_the_grace_and_back_at_once() {
     let expected = lab.mac("b", "eth0");
     lab.run(|mut rig| {
         let v4 = target("10.77.0.2");
-        rig.neighbours.track([v4.clone()]);
+        rig.track([v4.clone()]);
         rig.until_mac("resolved", &v4, expected);
         lab.ip("b", "addr del 10.77.0.2/24 dev eth0");
         rig.until_reason("no answer any more", &v4, "does not answer ARP");
@@ -410,16 +453,16 @@ fn overrides() {
             mac: Some(given),
             ..target("10.5.5.5")
         };
-        rig.neighbours.track([
+        rig.track([
             by_route.clone(),
             by_interface.clone(),
             by_mac.clone(),
             by_both.clone(),
         ]);
-        // Nothing to wait for: no neighbour is asked.
-        assert_eq!(mac(&rig.neighbours.resolve(&by_mac)), Some(given));
+        // Nobody answers for these: no neighbour is asked.
+        rig.until_mac("by its MAC address", &by_mac, given);
         assert_eq!(rig.next_hop(&by_mac), ("lb0".into(), ip("10.77.0.2")));
-        assert_eq!(mac(&rig.neighbours.resolve(&by_both)), Some(given));
+        rig.until_mac("by both", &by_both, given);
         assert_eq!(rig.next_hop(&by_both), ("lb1".into(), ip("10.5.5.5")));
         assert_eq!(rig.neighbours.state(&by_both), None);
         rig.until_mac("by route", &by_route, b);
@@ -434,21 +477,25 @@ fn own_mac_and_own_addresses() {
     let expected = lab.mac("b", "eth0");
     lab.run(|mut rig| {
         let v4 = target("10.77.0.2");
-        rig.neighbours.track([v4.clone()]);
+        rig.track([v4.clone()]);
         rig.until_mac("resolved", &v4, expected);
         let own = MacAddress([2, 0x11, 0, 0, 0, 1]);
         lab.ip("lb", &format!("link set lb0 address {own}"));
         rig.until("own MAC", |n| {
-            n.link_by_name("lb0").is_some_and(|link| link.mac == own)
+            n.network()
+                .link_by_name("lb0")
+                .is_some_and(|link| link.mac == own)
         });
         rig.rest(Duration::from_secs(1));
-        assert_eq!(mac(&rig.neighbours.resolve(&v4)), Some(expected));
+        assert_eq!(mac(&rig.neighbours.network().resolve(&v4)), Some(expected));
 
-        let has = |n: &Neighbours, address: &str| n.addresses().any(|(_, a)| a == ip(address));
+        let has =
+            |n: &Neighbours, address: &str| n.network().addresses().any(|(_, a)| a == ip(address));
         assert!(has(&rig.neighbours, "10.77.0.1") && has(&rig.neighbours, "fd77::1"));
         assert!(!has(&rig.neighbours, "127.0.0.1"), "host scope");
         assert!(rig
             .neighbours
+            .network()
             .addresses()
             .all(|(_, a)| !a.to_string().starts_with("fe80")));
         lab.ip("lb", "addr add 10.77.0.44/24 dev lb0");
@@ -482,7 +529,7 @@ fn a_flood_of_other_neighbours_events() {
     std::fs::write(&batch, commands).expect("batch file");
     lab.run(|mut rig| {
         let v4 = target("10.77.0.2");
-        rig.neighbours.track([v4.clone()]);
+        rig.track([v4.clone()]);
         rig.until_mac("resolved", &v4, before);
         // Nobody reads meanwhile: more than the socket holds. What must be noticed is among it.
         let flood = || run(&["-n", &lab.ns("lb"), "-batch", batch.to_str().expect("path")]);
@@ -495,6 +542,7 @@ fn a_flood_of_other_neighbours_events() {
         rig.until_mac("noticed after the flood", &v4, after);
         assert!(rig
             .neighbours
+            .network()
             .addresses()
             .any(|(_, a)| a == ip("10.77.0.44")));
         lab.ip("lb", "neigh flush all nud permanent");
@@ -521,18 +569,15 @@ fn hundreds_of_next_hops_that_all_change() {
     lab.run(|mut rig| {
         let targets: Vec<Target> = (0..HOSTS).map(|n| target(&address(n))).collect();
         let start = Instant::now();
-        rig.neighbours.track(targets.clone());
+        rig.track(targets.clone());
         println!("track: {:?}", start.elapsed());
         let all = |n: &Neighbours, expected| {
             targets
                 .iter()
-                .all(|target| mac(&n.resolve(target)) == Some(expected))
+                .all(|target| mac(&n.network().resolve(target)) == Some(expected))
         };
         rig.until("all resolved", |n| all(n, before));
         rig.rest(Duration::from_secs(2));
-        let start = Instant::now();
-        rig.neighbours.tick(Instant::now()).expect("tick");
-        println!("a tick: {:?}", start.elapsed());
         lab.ip("b", &format!("link set eth0 address {after}"));
         rig.until("all followed a silent change", |n| all(n, after));
     });
@@ -541,16 +586,14 @@ fn hundreds_of_next_hops_that_all_change() {
 #[test]
 fn without_the_capability_the_reason_says_so() {
     let lab = Lab::new();
-    lab.run(|mut rig| {
-        // Of this thread only.
-        caps::drop(
-            None,
-            caps::CapSet::Effective,
-            caps::Capability::CAP_NET_ADMIN,
-        )
-        .expect("drop");
+    lab.enter(|| {
+        // Of this thread, and of the one that it starts.
+        for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
+            caps::drop(None, set, caps::Capability::CAP_NET_ADMIN).expect("drop");
+        }
+        let mut rig = Rig::new();
         let v4 = target("10.77.0.2");
-        rig.neighbours.track([v4.clone()]);
+        rig.track([v4.clone()]);
         rig.until_reason("no capability", &v4, "CAP_NET_ADMIN");
     });
 }

@@ -10,7 +10,7 @@ use log::{info, warn};
 use super::Error;
 use crate::config::{Config, Forward, XdpMode, INTERFACE_LIMIT};
 use crate::datapath::{Datapath, Interface};
-use crate::neighbours::{usable_link, Link, Neighbours, Resolution, Target};
+use crate::neighbours::{usable_link, Link, Network, Resolution, Target};
 use crate::state::Hop;
 
 /// Where the kernel says which ports outgoing connections of this host use (ip-sysctl).
@@ -28,12 +28,12 @@ impl Interfaces {
     ///
     /// # Errors
     /// When one does not exist, or is of a kind that cannot carry Ethernet frames.
-    pub fn find(config: &Config, neighbours: &Neighbours) -> Result<Self, Error> {
+    pub fn find(config: &Config, network: &Network) -> Result<Self, Error> {
         let slots = config
             .datapath
             .interfaces
             .iter()
-            .map(|name| interface(name, config, neighbours).map(Some))
+            .map(|name| interface(name, config, network).map(Some))
             .collect::<Result<_, _>>()?;
         Ok(Interfaces { slots })
     }
@@ -58,13 +58,13 @@ impl Interfaces {
     pub fn add(
         &mut self,
         config: &Config,
-        neighbours: &Neighbours,
+        network: &Network,
         datapath: &mut Datapath,
     ) -> Result<(), Error> {
         let former = self.names();
         let names = config.datapath.interfaces.iter();
         for name in names.filter(|name| !former.contains(name)) {
-            let added = interface(name, config, neighbours).and_then(|interface| {
+            let added = interface(name, config, network).and_then(|interface| {
                 let slot = self.free_slot()?;
                 let mode = datapath.attach(slot, &interface, config.datapath.xdp_mode)?;
                 info!("{name}: attached ({})", mode);
@@ -107,8 +107,8 @@ impl Interfaces {
     ///
     /// # Errors
     /// The reason why it cannot be reached, for the operator.
-    pub fn hop(&self, neighbours: &Neighbours, target: &Target) -> Result<Hop, String> {
-        match neighbours.resolve(target) {
+    pub fn hop(&self, network: &Network, target: &Target) -> Result<Hop, String> {
+        match network.resolve(target) {
             Resolution::Unresolved { reason } => Err(reason),
             Resolution::Resolved {
                 mac,
@@ -116,7 +116,7 @@ impl Interfaces {
                 next_hop,
             } => {
                 let slot = self.slot(ifindex).ok_or_else(|| {
-                    let name = neighbours.links().get(&ifindex).map_or("?", |link| &link.name);
+                    let name = network.links().get(&ifindex).map_or("?", |link| &link.name);
                     format!("its route leaves by {name}, which is not in datapath.interfaces; add it there")
                 })?;
                 Ok(Hop {
@@ -130,13 +130,8 @@ impl Interfaces {
     }
 
     /// Why packets of that mode cannot reach `target`, for the operator; `None` if they can.
-    pub fn obstacle(
-        &self,
-        neighbours: &Neighbours,
-        forward: Forward,
-        target: &Target,
-    ) -> Option<String> {
-        match (self.hop(neighbours, target), neighbours.resolve(target)) {
+    pub fn obstacle(&self, network: &Network, forward: Forward, target: &Target) -> Option<String> {
+        match (self.hop(network, target), network.resolve(target)) {
             (Err(reason), _) | (Ok(_), Resolution::Unresolved { reason }) => Some(reason),
             (Ok(hop), _) if hop.reaches(forward) => None,
             (Ok(_), Resolution::Resolved { next_hop, .. }) => Some(format!(
@@ -148,10 +143,10 @@ impl Interfaces {
 
     /// Follows links: new MAC addresses, MTUs and own addresses, and interfaces that went and came back
     /// under their name.
-    pub fn follow(&mut self, config: &Config, neighbours: &Neighbours, datapath: &mut Datapath) {
+    pub fn follow(&mut self, config: &Config, network: &Network, datapath: &mut Datapath) {
         for (slot, taken) in (0..).zip(&mut self.slots) {
             let Some(known) = taken else { continue };
-            let Some(link) = neighbours.link_by_name(&known.name) else {
+            let Some(link) = network.link_by_name(&known.name) else {
                 if known.ifindex != 0 {
                     warn!(
                         "{}: the interface has gone; xdplb attaches again when it is back",
@@ -162,7 +157,7 @@ impl Interfaces {
                 }
                 continue;
             };
-            let found = of_link(link, config, neighbours);
+            let found = of_link(link, config, network);
             if link.index != known.ifindex {
                 datapath.detach(slot);
                 known.ifindex = 0;
@@ -211,17 +206,17 @@ impl Interfaces {
     }
 }
 
-fn interface(name: &str, config: &Config, neighbours: &Neighbours) -> Result<Interface, Error> {
-    let link = usable_link(name, neighbours.links()).map_err(Error::Interface)?;
-    Ok(of_link(link, config, neighbours))
+fn interface(name: &str, config: &Config, network: &Network) -> Result<Interface, Error> {
+    let link = usable_link(name, network.links()).map_err(Error::Interface)?;
+    Ok(of_link(link, config, network))
 }
 
-fn of_link(link: &Link, config: &Config, neighbours: &Neighbours) -> Interface {
+fn of_link(link: &Link, config: &Config, network: &Network) -> Interface {
     let is_vip = |address: &IpAddr| {
         let mut services = config.services.iter();
         services.any(|service| service.vips.contains(address))
     };
-    let mut own: Vec<IpAddr> = neighbours
+    let mut own: Vec<IpAddr> = network
         .addresses()
         .filter(|(ifindex, _)| *ifindex == link.index)
         .map(|(_, address)| address)

@@ -22,7 +22,7 @@ use crate::config::{self, Config, Family, Forward};
 use crate::datapath::pins::PinDir;
 use crate::datapath::{self, Datapath, Settings};
 use crate::logging;
-use crate::neighbours::{self, Neighbours, Resolution, Target, TICK};
+use crate::neighbours::{self, Neighbours, Network, Target, Turn};
 use crate::signals::{self, Asked, Signals};
 use crate::state::{self, Desired, Health, OwnAddress, World};
 use crate::waiting::wait;
@@ -32,8 +32,8 @@ use sweeping::Sweeping;
 
 /// How long a start waits for neighbours that have not answered yet.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
-/// How often it then asks.
-const BETWEEN_ANSWERS: Duration = Duration::from_millis(50);
+/// How often the counters are looked at that call for a warning.
+const LOOK: Duration = Duration::from_millis(250);
 /// How often a condition that persists is logged.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 
@@ -145,7 +145,7 @@ impl Daemon {
     ) -> Result<Started, Error> {
         let mut asked = Asked::default();
         let mut neighbours = Neighbours::open()?;
-        let interfaces = Interfaces::find(&config, &neighbours)?;
+        let interfaces = Interfaces::find(&config, &neighbours.network())?;
         let pins = PinDir::open(&config.datapath.pin_dir)?;
         let mut datapath = Datapath::load(&config.limits)?;
         datapath.pin(pins)?;
@@ -164,10 +164,10 @@ impl Daemon {
             &Desired::default(),
             &config,
             &blocklists,
-            &neighbours,
+            &neighbours.network(),
             &interfaces,
         )?;
-        let faults = faults(&config, &desired, &neighbours, &interfaces);
+        let faults = faults(&config, &desired, &neighbours.network(), &interfaces);
         log_faults(&config, &Faults::new(), &faults);
         let mut mtus = Mtus::default();
         mtus.check(&desired, &interfaces);
@@ -209,7 +209,7 @@ impl Daemon {
     }
 
     fn serve(&mut self) -> Result<(), Error> {
-        let mut next_tick = Instant::now() + TICK;
+        let mut next_look = Instant::now() + LOOK;
         loop {
             self.asked.add(self.signals.take()?);
             if self.asked.stop {
@@ -219,12 +219,12 @@ impl Daemon {
             if std::mem::take(&mut self.asked.reload) {
                 self.reload();
             }
-            self.wait(next_tick)?;
-            let mut changed = heard(self.neighbours.handle_events());
+            let next = self.neighbours.next_deadline(Instant::now());
+            self.wait(next.min(next_look))?;
             let now = Instant::now();
-            if now >= next_tick {
-                changed |= heard(self.neighbours.tick(now));
-                next_tick = now + TICK;
+            let changed = heard(self.neighbours.turn(now));
+            if now >= next_look {
+                next_look = now + LOOK;
                 self.warn_if_exhausted(now);
             }
             if changed {
@@ -244,7 +244,7 @@ impl Daemon {
     /// The network has changed: interfaces, routes, neighbours.
     fn follow(&mut self) {
         self.interfaces
-            .follow(&self.config, &self.neighbours, &mut self.datapath);
+            .follow(&self.config, &self.neighbours.network(), &mut self.datapath);
         match self.plan().and_then(|next| self.put_in_force(next)) {
             Ok(()) => {}
             Err(error) => {
@@ -254,7 +254,7 @@ impl Daemon {
         let faults = faults(
             &self.config,
             &self.desired,
-            &self.neighbours,
+            &self.neighbours.network(),
             &self.interfaces,
         );
         log_faults(&self.config, &self.faults, &faults);
@@ -285,7 +285,7 @@ impl Daemon {
             &self.desired,
             &self.config,
             &self.blocklists,
-            &self.neighbours,
+            &self.neighbours.network(),
             &self.interfaces,
         )
     }
@@ -337,7 +337,7 @@ impl Daemon {
         // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
         let former_names = self.interfaces.names();
         self.interfaces
-            .add(&config, &self.neighbours, &mut self.datapath)?;
+            .add(&config, &self.neighbours.network(), &mut self.datapath)?;
         let former = std::mem::replace(&mut self.config, config);
         let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
         if let Err(error) = self.adopt(&former) {
@@ -367,7 +367,7 @@ impl Daemon {
     fn adopt(&mut self, former: &Config) -> Result<(), Error> {
         let known = targets(former);
         let targets = targets(&self.config);
-        self.neighbours.track(targets.iter().cloned());
+        self.neighbours.track(targets.clone());
         let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
         wait_for_answers(&mut self.neighbours, &new)?;
         let next = self.plan()?;
@@ -397,11 +397,14 @@ impl Daemon {
 }
 
 /// Netlink errors are transient: the module asks anew.
-fn heard(result: Result<bool, neighbours::Error>) -> bool {
-    result.unwrap_or_else(|error| {
-        warn!("{error}");
-        true
-    })
+fn heard(result: Result<Turn, neighbours::Error>) -> bool {
+    match result {
+        Ok(turn) => turn.changed(),
+        Err(error) => {
+            warn!("{error}");
+            false
+        }
+    }
 }
 
 fn targets(config: &Config) -> BTreeSet<Target> {
@@ -426,14 +429,14 @@ fn target(backend: &config::Backend) -> Target {
 fn wait_for_answers(neighbours: &mut Neighbours, targets: &BTreeSet<Target>) -> Result<(), Error> {
     let deadline = Instant::now() + FIRST_ANSWERS;
     loop {
-        neighbours.handle_events()?;
         let now = Instant::now();
-        neighbours.tick(now)?;
-        let resolved = |target| matches!(neighbours.resolve(target), Resolution::Resolved { .. });
-        if now >= deadline || targets.iter().all(resolved) {
+        neighbours.turn(now)?;
+        let network = neighbours.network();
+        if now >= deadline || targets.iter().all(|target| network.is_resolved(target)) {
             return Ok(());
         }
-        wait(&[neighbours.as_fd()], now + BETWEEN_ANSWERS).map_err(|source| Error::System {
+        let until = neighbours.next_deadline(now).min(deadline);
+        wait(&[neighbours.as_fd()], until).map_err(|source| Error::System {
             action: "wait for neighbours",
             source,
         })?;
@@ -444,12 +447,12 @@ fn wait_for_answers(neighbours: &mut Neighbours, targets: &BTreeSet<Target>) -> 
 fn faults(
     config: &Config,
     desired: &Desired,
-    neighbours: &Neighbours,
+    network: &Network,
     interfaces: &Interfaces,
 ) -> Faults {
     let unreachable = config.services.iter().flat_map(|service| {
         service.backends.iter().filter_map(|backend| {
-            let obstacle = interfaces.obstacle(neighbours, service.forward, &target(backend))?;
+            let obstacle = interfaces.obstacle(network, service.forward, &target(backend))?;
             Some((backend.address, obstacle))
         })
     });
@@ -500,10 +503,10 @@ fn plan(
     previous: &Desired,
     config: &Config,
     blocklists: &Contents,
-    neighbours: &Neighbours,
+    network: &Network,
     interfaces: &Interfaces,
 ) -> Result<Desired, Error> {
-    let own_addresses: Vec<OwnAddress> = neighbours
+    let own_addresses: Vec<OwnAddress> = network
         .addresses()
         .filter_map(|(ifindex, address)| {
             Some(OwnAddress {
@@ -512,7 +515,7 @@ fn plan(
             })
         })
         .collect();
-    let hop = |backend: &config::Backend| interfaces.hop(neighbours, &target(backend)).ok();
+    let hop = |backend: &config::Backend| interfaces.hop(network, &target(backend)).ok();
     Ok(state::plan(
         previous,
         config,

@@ -19,7 +19,7 @@ use crate::datapath;
 use crate::datapath::pins::PinDir;
 use crate::datapath::reasons::Verdict;
 use crate::logging;
-use crate::neighbours::{self, usable_link, Neighbours, TICK};
+use crate::neighbours::{self, usable_link, Neighbours};
 use crate::signals::{self, Signals};
 use crate::waiting::wait;
 use program::{Count, Program, PINS, PREFIX_LIMIT};
@@ -99,11 +99,12 @@ impl Decap {
             ModeName::Generic => XdpMode::Generic,
         };
         let neighbours = Neighbours::open()?;
+        let network = neighbours.network();
         let names: BTreeSet<&String> = options.interface.iter().collect();
         let found = names
             .iter()
             .map(|name| {
-                usable_link(name, neighbours.links())
+                usable_link(name, network.links())
                     .cloned()
                     .map_err(Error::Interface)
             })
@@ -144,20 +145,13 @@ impl Decap {
     }
 
     fn serve(&mut self) -> Result<(), Error> {
-        let mut next_tick = Instant::now() + TICK;
         loop {
-            self.wait(next_tick)?;
+            self.wait(self.neighbours.next_deadline(Instant::now()))?;
             if self.signals.take()?.stop {
                 self.sum_up();
                 return Ok(());
             }
-            let mut heard = self.neighbours.handle_events();
-            let now = Instant::now();
-            if now >= next_tick {
-                heard = heard.and_then(|_| self.neighbours.tick(now));
-                next_tick = now + TICK;
-            }
-            if let Err(error) = heard {
+            if let Err(error) = self.neighbours.turn(Instant::now()) {
                 // The module asks anew.
                 warn!("{error}");
             }
@@ -183,8 +177,9 @@ impl Decap {
                 );
             }
         }
+        let network = self.neighbours.network();
         for (name, ifindex) in &mut self.interfaces {
-            let Some(link) = self.neighbours.link_by_name(name) else {
+            let Some(link) = network.link_by_name(name) else {
                 if *ifindex != 0 {
                     warn!("{name}: the interface has gone; xdplb attaches again when it is back");
                     self.program.detach(name);

@@ -1,18 +1,18 @@
-//! What the kernel has told us, as plain tables, and what follows from it.
+//! What the kernel has told us, as plain tables.
 //!
-//! Owns the tables of links, own addresses and neighbours, how an event changes them, and the pure
-//! decisions over them: which way a route answer leads and what a target resolves to. Knows no
-//! netlink message, no socket and no clock.
+//! Owns the tables of links, own addresses and neighbours, and how an event changes them. Routes are
+//! not kept: an event about one only says which addresses it concerns. Knows no netlink message, no
+//! socket and no clock, and nothing of targets.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use nix::libc;
 
-use super::probe::Probes;
 use crate::config::MacAddress;
+use crate::prefix::Prefix;
 
 /// A network interface, as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,36 +31,6 @@ pub struct Link {
     pub up: bool,
     /// Largest payload of a frame, in bytes.
     pub mtu: u32,
-}
-
-/// What has to be reached: a backend's address, with what its configuration overrides.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Target {
-    /// The backend's address.
-    pub address: IpAddr,
-    /// Look for it on this interface only, whatever the routes say.
-    pub interface: Option<String>,
-    /// Send to this address and ask no neighbour.
-    pub mac: Option<MacAddress>,
-}
-
-/// Whether, and how, a target can be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resolution {
-    /// Frames for the target can be sent.
-    Resolved {
-        /// Destination address of the frames.
-        mac: MacAddress,
-        /// The interface they leave by.
-        ifindex: u32,
-        /// Whose MAC address that is: the gateway, or the target itself.
-        next_hop: IpAddr,
-    },
-    /// They cannot.
-    Unresolved {
-        /// Why, and what to do about it, for the operator to read.
-        reason: String,
-    },
 }
 
 /// The kernel's opinion of a neighbour (`NUD_*`).
@@ -170,8 +140,17 @@ pub(super) enum Event {
         ifindex: u32,
         address: IpAddr,
     },
-    /// Some route, rule or next-hop object changed.
-    Routes,
+    /// Routes changed, or what chooses between them.
+    Routes(Concerned),
+}
+
+/// The addresses whose route a change may have altered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Concerned {
+    /// Those in a prefix of which a route of this table came, went or changed.
+    Prefix { table: u32, prefix: Prefix },
+    /// All: a rule or a next-hop object changed, and any route may be behind it.
+    All,
 }
 
 /// A link message. Some kinds (wireless events) carry only a part of the attributes.
@@ -187,25 +166,29 @@ pub(super) struct LinkNews {
 }
 
 /// What an event touched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Touched {
     Nothing,
-    /// This link.
-    Link(u32),
-    /// The own addresses of this interface that others can be given.
-    Addresses(u32),
-    /// Another own address of this interface, perhaps the link-local one that ND asks from.
-    OtherAddress(u32),
+    /// This link; what it was before, if it was there.
+    Link(u32, Option<Link>),
+    /// An own address of this interface.
+    Address {
+        ifindex: u32,
+        /// Whether it is one that others can be given, or was.
+        visible: bool,
+        /// Whether it is no longer ours.
+        gone: bool,
+    },
     Neighbour(NextHop),
-    Routes,
+    Routes(Concerned),
 }
 
-/// The tables.
+/// The tables. Those that are handed out are shared: see [`super::Network`].
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    pub links: BTreeMap<u32, Link>,
+    pub links: Arc<BTreeMap<u32, Link>>,
     /// Own addresses that are fit as a source for others.
-    pub addresses: BTreeSet<(u32, IpAddr)>,
+    pub addresses: Arc<BTreeSet<(u32, IpAddr)>>,
     /// All own addresses.
     pub local: BTreeSet<(u32, IpAddr)>,
     pub neighbours: HashMap<NextHop, Entry>,
@@ -218,13 +201,16 @@ impl Facts {
         match event {
             Event::Link(news) => self.apply_link(news),
             Event::LinkGone(index) => {
-                if self.links.remove(&index).is_none() {
+                if !self.links.contains_key(&index) {
                     return Touched::Nothing;
                 }
-                self.addresses.retain(|&(ifindex, _)| ifindex != index);
+                let former = Arc::make_mut(&mut self.links).remove(&index);
+                if self.addresses.iter().any(|&(ifindex, _)| ifindex == index) {
+                    Arc::make_mut(&mut self.addresses).retain(|&(ifindex, _)| ifindex != index);
+                }
                 self.local.retain(|&(ifindex, _)| ifindex != index);
-                self.neighbours.retain(|hop, _| hop.ifindex != index);
-                Touched::Link(index)
+                // The kernel reports its neighbours as gone one by one, before it.
+                Touched::Link(index, former)
             }
             Event::Neighbour(hop, entry) => {
                 if self.neighbours.insert(hop, entry) == Some(entry) {
@@ -242,18 +228,35 @@ impl Facts {
                 usable,
             } => {
                 self.local.insert((ifindex, address));
-                let changed = if usable {
-                    self.addresses.insert((ifindex, address))
-                } else {
-                    self.addresses.remove(&(ifindex, address))
-                };
-                touched_address(ifindex, changed)
+                Touched::Address {
+                    ifindex,
+                    visible: self.set_usable(ifindex, address, usable),
+                    gone: false,
+                }
             }
             Event::AddressGone { ifindex, address } => {
-                self.local.remove(&(ifindex, address));
-                touched_address(ifindex, self.addresses.remove(&(ifindex, address)))
+                let gone = self.local.remove(&(ifindex, address));
+                Touched::Address {
+                    ifindex,
+                    visible: self.set_usable(ifindex, address, false),
+                    gone,
+                }
             }
-            Event::Routes => Touched::Routes,
+            Event::Routes(concerned) => Touched::Routes(concerned),
+        }
+    }
+
+    /// True if that is news.
+    fn set_usable(&mut self, ifindex: u32, address: IpAddr, usable: bool) -> bool {
+        let key = (ifindex, address);
+        if self.addresses.contains(&key) == usable {
+            return false;
+        }
+        let addresses = Arc::make_mut(&mut self.addresses);
+        if usable {
+            addresses.insert(key)
+        } else {
+            addresses.remove(&key)
         }
     }
 
@@ -280,17 +283,12 @@ impl Facts {
         if former == Some(&link) {
             return Touched::Nothing;
         }
-        self.links.insert(news.index, link);
-        Touched::Link(news.index)
-    }
-
-    /// The link that has this name now.
-    pub fn link_by_name(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+        let former = Arc::make_mut(&mut self.links).insert(news.index, link);
+        Touched::Link(news.index, former)
     }
 
     /// How to name a link in a sentence.
-    fn link_name(&self, ifindex: u32) -> String {
+    pub fn link_name(&self, ifindex: u32) -> String {
         match self.links.get(&ifindex) {
             Some(link) => link.name.clone(),
             None => format!("interface number {ifindex}"),
@@ -298,245 +296,14 @@ impl Facts {
     }
 }
 
-fn touched_address(ifindex: u32, changed: bool) -> Touched {
-    if changed {
-        Touched::Addresses(ifindex)
-    } else {
-        Touched::OtherAddress(ifindex)
-    }
-}
-
-/// The way that a packet to a target takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Path {
-    pub ifindex: u32,
-    /// `None`: the target is on the link itself. Not always of the target's family (RFC 5549).
-    pub gateway: Option<IpAddr>,
-}
-
-impl Path {
-    /// Whose MAC address is needed.
-    pub fn hop(&self, target: &Target) -> NextHop {
-        NextHop {
-            ifindex: self.ifindex,
-            address: self.gateway.unwrap_or(target.address),
-        }
-    }
-}
-
-/// What the kernel answered when asked for the route to an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RouteAnswer {
-    /// The error that a packet would meet, as a positive errno.
-    Refused(i32),
-    Found {
-        /// `RTN_*`
-        kind: u8,
-        oif: Option<u32>,
-        gateway: Option<IpAddr>,
-        /// The route puts something around the packet (`RTA_ENCAP`).
-        encapsulates: bool,
-        /// An error that the route itself stands for, as a positive errno (IPv6).
-        error: i32,
-    },
-}
-
-/// What can be said of a target before the kernel is asked for its route.
-pub(super) enum Lookup {
-    /// Nothing left to ask.
-    Known(Result<Path, String>),
-    /// Ask, on this interface if one is given.
-    Ask(Option<u32>),
-}
-
-/// Whether a target's overrides already decide its way.
-pub(super) fn lookup(facts: &Facts, target: &Target) -> Lookup {
-    let Some(name) = &target.interface else {
-        return Lookup::Ask(None);
-    };
-    match facts.link_by_name(name) {
-        None => Lookup::Known(Err(format!(
-            "interface {name} does not exist; create it, or correct the backend's `interface`"
-        ))),
-        // The kernel knows no route over a dead link; the link is what the operator has to hear of.
-        Some(link) if !link.enabled => Lookup::Known(Err(disabled(name))),
-        Some(link) if target.mac.is_some() => Lookup::Known(Ok(Path {
-            ifindex: link.index,
-            gateway: None,
-        })),
-        Some(link) => Lookup::Ask(Some(link.index)),
-    }
-}
-
-fn disabled(name: &str) -> String {
-    format!("{name} is down; enable it: ip link set {name} up")
-}
-
-/// The way that a route answer means, or why there is none.
-pub(super) fn path(target: &Target, answer: &RouteAnswer) -> Result<Path, String> {
-    let address = target.address;
-    let place = match &target.interface {
-        Some(name) => format!("{address} on {name}"),
-        None => address.to_string(),
-    };
-    let no_route = || {
-        format!("no route to {place}; add one, or give the backend an `interface` that leads to it")
-    };
-    match *answer {
-        RouteAnswer::Refused(errno)
-        | RouteAnswer::Found {
-            error: errno @ 1.., ..
-        } => {
-            Err(match errno {
-                libc::ENETUNREACH | libc::ESRCH | libc::EAGAIN => no_route(),
-                libc::EHOSTUNREACH => format!("the route to {place} says unreachable"),
-                libc::EACCES => format!("the route to {place} says prohibit"),
-                // What a blackhole route of IPv4 answers.
-                libc::EINVAL => format!("the route to {place} says blackhole"),
-                other => {
-                    format!(
-                        "no route to {place}: {}",
-                        io::Error::from_raw_os_error(other)
-                    )
-                }
-            })
-        }
-        RouteAnswer::Found {
-            kind,
-            oif,
-            gateway,
-            encapsulates,
-            ..
-        } => match kind {
-            libc::RTN_UNICAST if encapsulates => Err(format!(
-                "the route to {place} encapsulates, which XDP cannot do for it; use a plain route, \
-                 or `forward = \"ipip\"` or `\"gue\"`"
-            )),
-            libc::RTN_UNICAST => oif
-                .map(|ifindex| Path { ifindex, gateway })
-                .ok_or_else(no_route),
-            libc::RTN_LOCAL => Err(format!(
-                "{address} is an address of this machine; a backend has to be another one"
-            )),
-            libc::RTN_BROADCAST => Err(format!("{address} is a broadcast address")),
-            libc::RTN_MULTICAST => Err(format!("{address} is a multicast address")),
-            libc::RTN_ANYCAST => Err(format!("{address} is an anycast address of this machine")),
-            libc::RTN_UNREACHABLE => Err(format!("the route to {place} says unreachable")),
-            libc::RTN_BLACKHOLE => Err(format!("the route to {place} says blackhole")),
-            libc::RTN_PROHIBIT => Err(format!("the route to {place} says prohibit")),
-            _ => Err(no_route()),
-        },
-    }
-}
-
-/// What a target resolves to, given its way and the MAC addresses in force.
-pub(super) fn resolve(
-    facts: &Facts,
-    probes: &Probes,
-    target: &Target,
-    path: Option<&Result<Path, String>>,
-) -> Resolution {
-    match try_resolve(facts, probes, target, path) {
-        Ok(resolved) => resolved,
-        Err(reason) => Resolution::Unresolved { reason },
-    }
-}
-
-fn try_resolve(
-    facts: &Facts,
-    probes: &Probes,
-    target: &Target,
-    path: Option<&Result<Path, String>>,
-) -> Result<Resolution, String> {
-    let path = match path {
-        Some(path) => path.as_ref().map_err(Clone::clone)?,
-        None => {
-            return Err(format!(
-                "the route to {} has not been looked up yet",
-                target.address
-            ))
-        }
-    };
-    let hop = path.hop(target);
-    let name = facts.link_name(hop.ifindex);
-    match facts.links.get(&hop.ifindex) {
-        None => return Err(format!("{name}, the way to {}, is gone", target.address)),
-        Some(link) if !link.enabled => return Err(disabled(&name)),
-        Some(link) if !link.up => {
-            return Err(format!(
-                "{name} has no carrier; look at its cable or its peer"
-            ))
-        }
-        Some(link) if !link.ethernet => {
-            return Err(format!(
-                "{name}, the way to {}, is no Ethernet interface; route to the backend over one",
-                target.address
-            ))
-        }
-        Some(_) => {}
-    }
-    if let Some(mac) = target.mac {
-        return Ok(Resolution::Resolved {
-            mac,
-            ifindex: hop.ifindex,
-            next_hop: hop.address,
-        });
-    }
-    if let Some(mac) = probes.in_force(&hop) {
-        return Ok(Resolution::Resolved {
-            mac,
-            ifindex: hop.ifindex,
-            next_hop: hop.address,
-        });
-    }
-    let protocol = match hop.address {
-        IpAddr::V4(_) => "ARP",
-        IpAddr::V6(_) => "neighbour discovery",
-    };
-    let who = if hop.address == target.address {
-        format!("{} on {name}", hop.address)
-    } else {
-        format!(
-            "{} on {name}, the gateway to {},",
-            hop.address, target.address
-        )
-    };
-    Err(match probes.refusal(&hop) {
-        Some(libc::EPERM) => format!(
-            "{who} is not known and cannot be asked for: that needs CAP_NET_ADMIN; run as root or \
-             grant it (AmbientCapabilities=CAP_NET_ADMIN)"
-        ),
-        Some(libc::ENOBUFS) => format!(
-            "{who} is not known and the kernel's neighbour table is full; raise \
-             net.{}.neigh.default.gc_thresh3",
-            if hop.address.is_ipv4() {
-                "ipv4"
-            } else {
-                "ipv6"
-            }
-        ),
-        Some(errno) => format!(
-            "{who} is not known and the kernel would not ask for it: {}",
-            io::Error::from_raw_os_error(errno)
-        ),
-        None => {
-            match facts.neighbours.get(&hop).map(|entry| entry.state) {
-                Some(State::NoArp) => {
-                    format!("{who} has no MAC address, {name} does no {protocol}; give the backend a `mac`")
-                }
-                Some(State::Failed) => {
-                    format!("{who} does not answer {protocol}; is it up and on this link?")
-                }
-                _ => format!("{who} has not answered {protocol} yet"),
-            }
-        }
-    })
+/// The link that has this name now.
+pub(super) fn by_name<'a>(links: &'a BTreeMap<u32, Link>, name: &str) -> Option<&'a Link> {
+    links.values().find(|link| link.name == name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     fn link(index: u32, name: &str) -> LinkNews {
         LinkNews {
@@ -557,31 +324,6 @@ mod tests {
         facts
     }
 
-    fn target(address: &str) -> Target {
-        Target {
-            address: address.parse().unwrap(),
-            interface: None,
-            mac: None,
-        }
-    }
-
-    fn found(kind: u8, oif: u32, gateway: Option<&str>) -> RouteAnswer {
-        RouteAnswer::Found {
-            kind,
-            oif: Some(oif),
-            gateway: gateway.map(|g| g.parse().unwrap()),
-            encapsulates: false,
-            error: 0,
-        }
-    }
-
-    fn reason(resolution: Resolution) -> String {
-        match resolution {
-            Resolution::Unresolved { reason } => reason,
-            Resolution::Resolved { .. } => panic!("resolved: {resolution:?}"),
-        }
-    }
-
     #[test]
     fn a_link_message_without_all_attributes_keeps_what_was_known() {
         let mut facts = facts();
@@ -599,13 +341,17 @@ mod tests {
     #[test]
     fn a_renamed_link_is_found_by_its_new_name_only() {
         let mut facts = facts();
-        assert_eq!(facts.apply(Event::Link(link(1, "wan"))), Touched::Link(1));
-        assert_eq!(facts.link_by_name("wan").unwrap().index, 1);
-        assert!(facts.link_by_name("eth0").is_none());
+        let former = facts.links[&1].clone();
+        assert_eq!(
+            facts.apply(Event::Link(link(1, "wan"))),
+            Touched::Link(1, Some(former))
+        );
+        assert_eq!(by_name(&facts.links, "wan").unwrap().index, 1);
+        assert!(by_name(&facts.links, "eth0").is_none());
     }
 
     #[test]
-    fn a_link_takes_its_addresses_and_neighbours_with_it() {
+    fn a_link_takes_its_addresses_with_it() {
         let mut facts = facts();
         let address: IpAddr = "10.0.0.1".parse().unwrap();
         facts.apply(Event::Address {
@@ -613,22 +359,13 @@ mod tests {
             address,
             usable: true,
         });
-        let hop = NextHop {
-            ifindex: 1,
-            address,
-        };
-        facts.apply(Event::Neighbour(
-            hop,
-            Entry {
-                state: State::Stale,
-                mac: None,
-                owned: false,
-            },
-        ));
-        assert_eq!(facts.apply(Event::LinkGone(1)), Touched::Link(1));
+        let former = facts.links[&1].clone();
+        assert_eq!(
+            facts.apply(Event::LinkGone(1)),
+            Touched::Link(1, Some(former))
+        );
         assert!(facts.addresses.is_empty());
         assert!(facts.local.is_empty());
-        assert!(facts.neighbours.is_empty());
         assert_eq!(facts.apply(Event::LinkGone(1)), Touched::Nothing);
     }
 
@@ -636,30 +373,26 @@ mod tests {
     fn an_address_that_becomes_unusable_is_forgotten() {
         let mut facts = facts();
         let address: IpAddr = "2001:db8::1".parse().unwrap();
+        let mut apply = |event| match facts.apply(event) {
+            Touched::Address { visible, gone, .. } => (visible, gone),
+            other => panic!("{other:?}"),
+        };
         let news = |usable| Event::Address {
             ifindex: 1,
             address,
             usable,
         };
-        assert_eq!(
-            facts.apply(news(false)),
-            Touched::OtherAddress(1),
-            "tentative"
-        );
-        assert_eq!(facts.apply(news(true)), Touched::Addresses(1));
-        assert_eq!(facts.apply(news(true)), Touched::OtherAddress(1));
-        assert_eq!(
-            facts.apply(news(false)),
-            Touched::Addresses(1),
-            "deprecated"
-        );
-        assert!(facts.addresses.is_empty());
-        assert_eq!(facts.local, BTreeSet::from([(1, address)]), "still ours");
-        facts.apply(Event::AddressGone {
+        assert_eq!(apply(news(false)), (false, false), "tentative");
+        assert_eq!(apply(news(true)), (true, false));
+        assert_eq!(apply(news(true)), (false, false));
+        assert_eq!(apply(news(false)), (true, false), "deprecated");
+        let gone = Event::AddressGone {
             ifindex: 1,
             address,
-        });
-        assert!(facts.local.is_empty());
+        };
+        assert_eq!(apply(gone.clone()), (false, true), "was still ours");
+        assert_eq!(apply(gone), (false, false));
+        assert!(facts.addresses.is_empty() && facts.local.is_empty());
     }
 
     #[test]
@@ -683,170 +416,5 @@ mod tests {
         assert_eq!(entry(good, State::Incomplete).usable_mac(), None);
         assert_eq!(entry([0; 6], State::NoArp).usable_mac(), None);
         assert_eq!(entry([0xff; 6], State::Permanent).usable_mac(), None);
-    }
-
-    #[test]
-    fn route_answers_name_their_obstacle() {
-        let t = target("10.0.5.2");
-        assert_eq!(
-            path(&t, &found(libc::RTN_UNICAST, 2, Some("10.0.0.254"))),
-            Ok(Path {
-                ifindex: 2,
-                gateway: Some("10.0.0.254".parse().unwrap())
-            })
-        );
-        for (answer, words) in [
-            (
-                RouteAnswer::Refused(libc::ENETUNREACH),
-                "no route to 10.0.5.2",
-            ),
-            (RouteAnswer::Refused(libc::EHOSTUNREACH), "unreachable"),
-            (RouteAnswer::Refused(libc::EINVAL), "blackhole"),
-            (RouteAnswer::Refused(libc::EACCES), "prohibit"),
-            (found(libc::RTN_LOCAL, 1, None), "address of this machine"),
-            (found(libc::RTN_BLACKHOLE, 1, None), "blackhole"),
-            (found(libc::RTN_UNREACHABLE, 1, None), "unreachable"),
-            (found(libc::RTN_BROADCAST, 1, None), "broadcast"),
-        ] {
-            let reason = path(&t, &answer).unwrap_err();
-            assert!(reason.contains(words), "{answer:?}: {reason}");
-        }
-        let with_error = RouteAnswer::Found {
-            kind: libc::RTN_UNICAST,
-            oif: Some(1),
-            gateway: None,
-            encapsulates: false,
-            error: libc::ENETUNREACH,
-        };
-        assert!(path(&t, &with_error).unwrap_err().contains("no route"));
-        let tunnel = RouteAnswer::Found {
-            kind: libc::RTN_UNICAST,
-            oif: Some(1),
-            gateway: None,
-            encapsulates: true,
-            error: 0,
-        };
-        assert!(path(&t, &tunnel).unwrap_err().contains("encapsulates"));
-    }
-
-    #[test]
-    fn overrides_decide_before_the_kernel_is_asked() {
-        let facts = facts();
-        let mac = MacAddress([2, 0, 0, 0, 0, 7]);
-        let both = Target {
-            interface: Some("eth1".into()),
-            mac: Some(mac),
-            ..target("10.0.5.2")
-        };
-        let Lookup::Known(path) = lookup(&facts, &both) else {
-            panic!("asked")
-        };
-        assert_eq!(
-            path,
-            Ok(Path {
-                ifindex: 2,
-                gateway: None
-            })
-        );
-        assert_eq!(
-            resolve(&facts, &Probes::default(), &both, Some(&path)),
-            Resolution::Resolved {
-                mac,
-                ifindex: 2,
-                next_hop: both.address
-            }
-        );
-        let absent = Target {
-            interface: Some("eth7".into()),
-            ..target("10.0.5.2")
-        };
-        let Lookup::Known(Err(reason)) = lookup(&facts, &absent) else {
-            panic!("asked")
-        };
-        assert!(reason.contains("eth7 does not exist"), "{reason}");
-        assert!(matches!(
-            lookup(&facts, &target("10.0.5.2")),
-            Lookup::Ask(None)
-        ));
-    }
-
-    #[test]
-    fn a_dead_link_is_the_reason_whatever_the_neighbour_says() {
-        let mut facts = facts();
-        let t = target("10.0.0.2");
-        let way = Ok(Path {
-            ifindex: 1,
-            gateway: None,
-        });
-        let hop = NextHop {
-            ifindex: 1,
-            address: t.address,
-        };
-        let mac = MacAddress([2, 0, 0, 0, 0, 9]);
-        facts.apply(Event::Neighbour(
-            hop,
-            Entry {
-                state: State::Reachable,
-                mac: Some(mac),
-                owned: false,
-            },
-        ));
-        let mut probes = Probes::default();
-        probes.watch([hop], &facts, Instant::now());
-        assert_eq!(
-            resolve(&facts, &probes, &t, Some(&way)),
-            Resolution::Resolved {
-                mac,
-                ifindex: 1,
-                next_hop: t.address
-            }
-        );
-        facts.apply(Event::Link(LinkNews {
-            lower_up: false,
-            ..link(1, "eth0")
-        }));
-        assert!(reason(resolve(&facts, &probes, &t, Some(&way))).contains("eth0 has no carrier"));
-        facts.apply(Event::Link(LinkNews {
-            enabled: false,
-            ..link(1, "eth0")
-        }));
-        assert!(reason(resolve(&facts, &probes, &t, Some(&way))).contains("eth0 is down"));
-        facts.apply(Event::Link(LinkNews {
-            ethernet: false,
-            ..link(1, "tun0")
-        }));
-        assert!(reason(resolve(&facts, &probes, &t, Some(&way))).contains("no Ethernet"));
-        facts.apply(Event::LinkGone(1));
-        assert!(reason(resolve(&facts, &probes, &t, Some(&way))).contains("gone"));
-    }
-
-    #[test]
-    fn silence_names_the_gateway_and_the_protocol() {
-        let mut facts = facts();
-        let t = target("10.9.0.2");
-        let gateway: IpAddr = "10.0.0.254".parse().unwrap();
-        let way = Ok(Path {
-            ifindex: 1,
-            gateway: Some(gateway),
-        });
-        let hop = NextHop {
-            ifindex: 1,
-            address: gateway,
-        };
-        let probes = Probes::default();
-        assert_eq!(
-            reason(resolve(&facts, &probes, &t, Some(&way))),
-            "10.0.0.254 on eth0, the gateway to 10.9.0.2, has not answered ARP yet"
-        );
-        facts.apply(Event::Neighbour(
-            hop,
-            Entry {
-                state: State::Failed,
-                mac: None,
-                owned: false,
-            },
-        ));
-        let text = reason(resolve(&facts, &probes, &t, Some(&way)));
-        assert!(text.contains("does not answer ARP"), "{text}");
     }
 }

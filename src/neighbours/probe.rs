@@ -1,7 +1,7 @@
 //! Which neighbour to ask, when, and how long an unconfirmed MAC address stays in force.
 //!
-//! Owns a small state machine for each next hop. Pure: it is given the tables and the time, and
-//! gives back what to do; `mod.rs` does it.
+//! Owns a small state machine for each next hop, and a timer for each, so that a call costs as much as
+//! is due. Pure: it is given the tables and the time, and gives back what to do; `mod.rs` does it.
 //!
 //! The kernel confirms a neighbour only while its own stack sends to it. XDP goes past the stack, so
 //! a backend that changes its MAC without announcing it would be missed for good. Hence each known
@@ -20,25 +20,31 @@ use crate::config::MacAddress;
 /// the answer keep a silent change of MAC address below one second.
 const REVALIDATE: Duration = Duration::from_millis(500);
 
-/// How long a unicast question may stay unanswered before everybody is asked. A little less than the
-/// tick of 250 ms, so that the tick after the question decides.
+/// How many are confirmed in a second at most. Each costs both ends a frame, and the kernel and us some
+/// ten microseconds. With more than a thousand next hops, each is confirmed less often instead: ten
+/// thousand every five seconds. Unknown ones are asked for at this rate likewise.
+const RATE: u32 = 2000;
+
+/// How far confirmations may run ahead of that for a moment.
+const BURST: Duration = Duration::from_millis(100);
+
+/// How long a unicast question may stay unanswered before everybody is asked.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(200);
 
-/// How often an unknown next hop is asked for. The kernel repeats by itself each second, three times,
-/// then gives up; this keeps it going.
+/// How often an unknown next hop is asked for.
 const SOLICIT: Duration = Duration::from_secs(1);
+
+/// The kernel repeats a question by itself each second, three times, and says when it gives up. Until
+/// then it takes no notice of being asked again; should its word be lost, it is asked after this.
+const KERNEL_TRIES: Duration = Duration::from_secs(4);
 
 /// How long the last known MAC address stays in force while nobody confirms it. Long enough for a
 /// lost question and its repetition a second later, so that one lost frame takes no backend down;
 /// short enough that a dead one is out before most health checks notice.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// Ticks come a little early as well as late; what is due within this is due.
-const SLACK: Duration = Duration::from_millis(25);
-
-/// Revalidation is spread over this many points of its period, so that a thousand next hops learnt at
-/// once are not asked at once for ever after.
-const PHASES: u32 = 4;
+/// What is due within this is due, so that few wake-ups serve many next hops.
+const SLACK: Duration = Duration::from_millis(10);
 
 /// Something to tell the kernel about a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,68 +57,105 @@ pub(super) enum Action {
     Forget(NextHop),
 }
 
+/// What is known of one next hop.
 #[derive(Debug)]
 struct Watch {
     /// What frames are sent to now.
     in_force: Option<MacAddress>,
-    /// Since when the kernel has no valid entry.
+    /// Since when the kernel has no valid entry. `None`: it has one.
     lost: Option<Instant>,
     /// When to ask next.
     next: Instant,
     /// When the confirmation was asked for that is still outstanding.
     confirming: Option<Instant>,
+    /// When everybody was last asked.
+    solicited: Option<Instant>,
     /// Start asking anew: the kernel's own repetitions may be waiting for something that has come.
     restart: bool,
     /// Why the kernel would not ask, an errno.
     refusal: Option<i32>,
-    /// Where in the period of revalidation this one is.
-    phase: Duration,
+    /// Where in the period of confirmations this one is, 0..1.
+    phase: f64,
+    /// When it is to be looked at again; in the timers of this kind under this time.
+    wake: Option<(Kind, Instant)>,
 }
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A known next hop is to be confirmed: not more than [`RATE`] in a second.
+    Routine,
+    /// All else. The others never hold it up.
+    Urgent,
+}
+
+/// Next hops by the time at which they are to be looked at.
+type Timers = BTreeSet<(Instant, NextHop)>;
 
 /// The next hops in use.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
     watches: BTreeMap<NextHop, Watch>,
-    /// How many were ever added, to deal out the phases.
+    routine: Timers,
+    urgent: Timers,
+    /// When the next confirmation would be due if they came evenly at [`RATE`] (GCRA, ITU-T I.371).
+    even: Option<Instant>,
+    /// How many have no valid entry.
+    lost: u32,
+    /// How many were ever added, to spread them over the period.
     added: u32,
 }
 
 impl Probes {
-    /// Replaces the set of next hops. Those that stay keep what is known of them.
-    pub fn watch(&mut self, hops: impl IntoIterator<Item = NextHop>, facts: &Facts, now: Instant) {
-        let hops: BTreeSet<NextHop> = hops.into_iter().collect();
-        self.watches.retain(|hop, _| hops.contains(hop));
-        for hop in hops {
-            if self.watches.contains_key(&hop) {
-                continue;
+    /// Adds a next hop, unless it is there.
+    pub fn watch(&mut self, hop: NextHop, facts: &Facts, now: Instant) {
+        if self.watches.contains_key(&hop) {
+            return;
+        }
+        self.added = self.added.wrapping_add(1);
+        let entry = facts.neighbours.get(&hop);
+        let in_force = entry.and_then(Entry::usable_mac);
+        let phase = spread(self.added);
+        // What the kernel has confirmed lately can wait for its turn; all else is asked at once.
+        let next = if entry.is_some_and(|entry| entry.state == State::Reachable) {
+            now + self.period_of_confirmations().mul_f64(phase)
+        } else {
+            now
+        };
+        self.lost += u32::from(in_force.is_none());
+        let watch = Watch {
+            in_force,
+            lost: in_force.is_none().then_some(now),
+            next,
+            confirming: None,
+            solicited: None,
+            restart: false,
+            refusal: None,
+            phase,
+            wake: None,
+        };
+        self.watches.insert(hop, watch);
+        self.set_timer(hop, facts);
+    }
+
+    /// Takes a next hop out.
+    pub fn unwatch(&mut self, hop: NextHop) {
+        if let Some(watch) = self.watches.remove(&hop) {
+            self.lost -= u32::from(watch.lost.is_some());
+            if let Some((kind, wake)) = watch.wake {
+                self.timers(kind).remove(&(wake, hop));
             }
-            self.added = self.added.wrapping_add(1);
-            let phase = REVALIDATE * (self.added % PHASES + 1) / PHASES;
-            // What the kernel has confirmed lately can wait for its turn; all else is asked at once.
-            let fresh = matches!(
-                facts.neighbours.get(&hop),
-                Some(Entry {
-                    state: State::Reachable,
-                    ..
-                })
-            );
-            let watch = Watch {
-                in_force: None,
-                lost: None,
-                next: if fresh { now + phase } else { now },
-                confirming: None,
-                restart: false,
-                refusal: None,
-                phase,
-            };
-            self.watches.insert(hop, watch);
-            self.observe(&hop, facts, now);
         }
     }
 
     /// Whether this next hop is in use.
-    pub fn watches(&self, hop: &NextHop) -> bool {
-        self.watches.contains_key(hop)
+    pub fn watches(&self, hop: NextHop) -> bool {
+        self.watches.contains_key(&hop)
+    }
+
+    /// All that are in use.
+    pub fn hops(&self) -> impl Iterator<Item = NextHop> + '_ {
+        self.watches.keys().copied()
     }
 
     /// The MAC address that frames to this next hop go to.
@@ -125,69 +168,223 @@ impl Probes {
         self.watches.get(hop)?.refusal
     }
 
-    /// Takes over what the tables say of one next hop now. True when the MAC address in force changed.
-    pub fn observe(&mut self, hop: &NextHop, facts: &Facts, now: Instant) -> bool {
-        match self.watches.get_mut(hop) {
-            Some(watch) => watch.observe(facts.neighbours.get(hop), now),
-            None => false,
+    /// Takes over what the tables say of one next hop now. True when what it resolves to may have
+    /// changed, or the reason why to nothing.
+    pub fn observe(&mut self, hop: NextHop, facts: &Facts, now: Instant) -> bool {
+        let confirm_every = self.period_of_confirmations();
+        let Some(watch) = self.watches.get_mut(&hop) else {
+            return false;
+        };
+        let was_lost = watch.lost.is_some();
+        let changed = watch.observe(facts.neighbours.get(&hop), now, confirm_every);
+        match (was_lost, watch.lost.is_some()) {
+            (true, false) => self.lost -= 1,
+            (false, true) => self.lost += 1,
+            _ => {}
         }
-    }
-
-    /// The same for all: time alone changes something as well. True when anything changed.
-    pub fn observe_all(&mut self, facts: &Facts, now: Instant) -> bool {
-        let mut changed = false;
-        for (hop, watch) in &mut self.watches {
-            changed |= watch.observe(facts.neighbours.get(hop), now);
-        }
+        self.set_timer(hop, facts);
         changed
     }
 
     /// Asks anew for what is unknown on this interface: it has come up, or got an address to ask from.
-    pub fn restart(&mut self, ifindex: u32) {
-        for (hop, watch) in &mut self.watches {
-            watch.restart |= hop.ifindex == ifindex;
-        }
-    }
-
-    /// Notes how the kernel took the request to ask for a next hop.
-    pub fn note_refusal(&mut self, hop: &NextHop, refusal: Option<i32>) {
-        if let Some(watch) = self.watches.get_mut(hop) {
-            watch.refusal = refusal;
-        }
-    }
-
-    /// What to do now. To be called after the tables have taken in what the kernel said so far.
-    pub fn advance(&mut self, facts: &Facts, now: Instant) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for (&hop, watch) in &mut self.watches {
-            match facts.links.get(&hop.ifindex) {
-                Some(link) if link.up && link.ethernet => {
-                    watch.advance(hop, facts.neighbours.get(&hop), now, &mut actions);
+    pub fn restart(&mut self, ifindex: u32, facts: &Facts, now: Instant) {
+        let Ok(lowest) = "0.0.0.0".parse() else {
+            return;
+        };
+        let from = NextHop {
+            ifindex,
+            address: lowest,
+        };
+        let hops: Vec<NextHop> = self
+            .watches
+            .range_mut(from..)
+            .take_while(|(hop, _)| hop.ifindex == ifindex)
+            .filter_map(|(&hop, watch)| {
+                let unknown = watch.lost.is_some();
+                if unknown {
+                    watch.restart = true;
+                    watch.next = now;
                 }
-                // Nobody can answer; the kernel would only report errors.
-                _ => watch.confirming = None,
+                // A link that came up can be asked over: timers stand still without one.
+                (unknown || watch.wake.is_none()).then_some(hop)
+            })
+            .collect();
+        for hop in hops {
+            self.set_timer(hop, facts);
+        }
+    }
+
+    /// Notes how the kernel took the request to ask for a next hop. True when that is news.
+    pub fn note_refusal(&mut self, hop: &NextHop, refusal: Option<i32>) -> bool {
+        match self.watches.get_mut(hop) {
+            Some(watch) => std::mem::replace(&mut watch.refusal, refusal) != refusal,
+            None => false,
+        }
+    }
+
+    /// Notes that the kernel has asked a next hop for confirmation: its time to answer begins.
+    pub fn note_confirming(&mut self, hop: NextHop, facts: &Facts, now: Instant) {
+        if let Some(watch) = self.watches.get_mut(&hop) {
+            if watch.confirming.is_some() {
+                watch.confirming = Some(now);
+                self.set_timer(hop, facts);
             }
+        }
+    }
+
+    /// When [`Self::advance`] next has something to do.
+    pub fn next(&self) -> Option<Instant> {
+        let urgent = self.urgent.first().map(|&(wake, _)| wake);
+        let routine = self.routine.first().map(|&(wake, _)| match self.even {
+            Some(even) => wake.max(even - BURST),
+            None => wake,
+        });
+        [urgent, routine].into_iter().flatten().min()
+    }
+
+    /// What to do now, for at most `most` next hops: those that wait longest. To be called after the
+    /// tables have taken in what the kernel said so far. Adds the next hops whose MAC address is no
+    /// longer in force to `lapsed`.
+    pub fn advance(
+        &mut self,
+        facts: &Facts,
+        now: Instant,
+        most: usize,
+        lapsed: &mut Vec<NextHop>,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for _ in 0..most {
+            let due = |timers: &Timers| {
+                let (wake, hop) = timers.first()?;
+                (*wake <= now + SLACK).then_some(*hop)
+            };
+            let Some(hop) = due(&self.urgent).or_else(|| {
+                let room = self.even.is_none_or(|even| even <= now + BURST);
+                room.then(|| due(&self.routine)).flatten()
+            }) else {
+                break;
+            };
+            let (confirm_every, solicit_every) = (
+                self.period_of_confirmations(),
+                self.period_of_solicitations(),
+            );
+            let Some(watch) = self.watches.get_mut(&hop) else {
+                break;
+            };
+            let entry = facts.neighbours.get(&hop);
+            if watch.lapse(now) {
+                lapsed.push(hop);
+            }
+            if can_ask(facts, hop) {
+                watch.advance(hop, entry, now, confirm_every, solicit_every, &mut actions);
+            } else {
+                // Nobody can answer; the kernel would only report errors.
+                watch.confirming = None;
+            }
+            if actions.last() == Some(&Action::Confirm(hop)) {
+                let even = self.even.map_or(now, |even| even.max(now));
+                self.even = Some(even + Duration::from_secs(1) / RATE);
+            }
+            self.set_timer(hop, facts);
         }
         actions
     }
+
+    fn timers(&mut self, kind: Kind) -> &mut Timers {
+        match kind {
+            Kind::Routine => &mut self.routine,
+            Kind::Urgent => &mut self.urgent,
+        }
+    }
+
+    fn period_of_confirmations(&self) -> Duration {
+        let known = self.watches.len() as u32 - self.lost;
+        REVALIDATE.max(Duration::from_secs(1) * known / RATE)
+    }
+
+    fn period_of_solicitations(&self) -> Duration {
+        SOLICIT.max(Duration::from_secs(1) * self.lost / RATE)
+    }
+
+    fn set_timer(&mut self, hop: NextHop, facts: &Facts) {
+        let Some(watch) = self.watches.get_mut(&hop) else {
+            return;
+        };
+        let wake = watch.wake(can_ask(facts, hop), facts.neighbours.get(&hop));
+        if wake == watch.wake {
+            return;
+        }
+        if let Some((kind, former)) = std::mem::replace(&mut watch.wake, wake) {
+            self.timers(kind).remove(&(former, hop));
+        }
+        if let Some((kind, wake)) = wake {
+            self.timers(kind).insert((wake, hop));
+        }
+    }
+}
+
+/// Whether frames can leave towards the next hop.
+fn can_ask(facts: &Facts, hop: NextHop) -> bool {
+    facts
+        .links
+        .get(&hop.ifindex)
+        .is_some_and(|link| link.up && link.ethernet)
+}
+
+/// The `n`th of a sequence in 0..1 whose members lie evenly, however many there are (the golden
+/// ratio's multiples).
+fn spread(n: u32) -> f64 {
+    (f64::from(n) * 0.618_033_988_749_895).fract()
 }
 
 impl Watch {
-    fn observe(&mut self, entry: Option<&Entry>, now: Instant) -> bool {
+    fn observe(&mut self, entry: Option<&Entry>, now: Instant, confirm_every: Duration) -> bool {
         match entry.and_then(Entry::usable_mac) {
             Some(mac) => {
                 if self.lost.take().is_some() {
-                    self.next = now + self.phase;
+                    self.next = now + confirm_every.mul_f64(self.phase);
                 }
+                if entry.is_some_and(|entry| entry.state != State::Probe) {
+                    self.confirming = None;
+                }
+                self.solicited = None;
                 self.refusal = None;
                 self.in_force.replace(mac) != Some(mac)
             }
             None => {
-                let lost = *self.lost.get_or_insert(now);
-                let over = now.saturating_duration_since(lost) >= GRACE;
-                over && self.in_force.take().is_some()
+                self.lost.get_or_insert(now);
+                self.confirming = None;
+                if entry.is_none_or(|entry| entry.state == State::Failed) {
+                    // The kernel asks no longer: go on at once, in the rhythm that it had.
+                    let asked = self.solicited.map_or(now, |asked| asked + SOLICIT);
+                    self.next = self.next.min(asked.max(now));
+                }
+                self.in_force.is_none()
             }
         }
+    }
+
+    /// Lets the MAC address go that nobody has confirmed for too long. True if there was one.
+    fn lapse(&mut self, now: Instant) -> bool {
+        let over = self.lost.is_some_and(|lost| now + SLACK >= lost + GRACE);
+        over && self.in_force.take().is_some()
+    }
+
+    /// When there may be something to do, and of what kind.
+    fn wake(&self, can_ask: bool, entry: Option<&Entry>) -> Option<(Kind, Instant)> {
+        let lapses = self.lost.filter(|_| self.in_force.is_some());
+        let lapses = lapses.map(|lost| lost + GRACE);
+        if !can_ask || entry.is_some_and(Entry::settled) {
+            return lapses.map(|lapses| (Kind::Urgent, lapses));
+        }
+        if let Some(asked) = self.confirming {
+            return Some((Kind::Urgent, asked + CONFIRM_WITHIN));
+        }
+        if self.lost.is_none() {
+            return Some((Kind::Routine, self.next));
+        }
+        let next = lapses.map_or(self.next, |lapses| lapses.min(self.next));
+        Some((Kind::Urgent, next))
     }
 
     fn advance(
@@ -195,6 +392,8 @@ impl Watch {
         hop: NextHop,
         entry: Option<&Entry>,
         now: Instant,
+        confirm_every: Duration,
+        solicit_every: Duration,
         out: &mut Vec<Action>,
     ) {
         let restart = std::mem::take(&mut self.restart);
@@ -209,28 +408,32 @@ impl Watch {
                 out.push(Action::Forget(hop));
             }
             if restart || due {
-                out.push(Action::Solicit(hop));
-                self.next = now + SOLICIT;
+                let kernel_asks = entry.is_some_and(|entry| entry.state == State::Incomplete)
+                    && self
+                        .solicited
+                        .is_some_and(|asked| now < asked + KERNEL_TRIES);
+                if restart || !kernel_asks {
+                    out.push(Action::Solicit(hop));
+                    self.solicited = Some(now);
+                }
+                self.next = now + solicit_every;
             }
             return;
         }
         if let Some(asked) = self.confirming {
-            let answered = entry.is_some_and(|entry| entry.state != State::Probe);
-            if !answered {
-                if now.saturating_duration_since(asked) >= CONFIRM_WITHIN {
-                    self.confirming = None;
-                    self.next = now + SOLICIT;
-                    out.extend([Action::Forget(hop), Action::Solicit(hop)]);
-                }
-                return;
+            if now + SLACK >= asked + CONFIRM_WITHIN {
+                self.confirming = None;
+                self.next = now + solicit_every;
+                self.solicited = Some(now);
+                out.extend([Action::Forget(hop), Action::Solicit(hop)]);
             }
-            self.confirming = None;
+            return;
         }
         if due {
             out.push(Action::Confirm(hop));
             self.confirming = Some(now);
-            // Keeps to its phase, unless it is so late that it would have to catch up.
-            self.next = (self.next + REVALIDATE).max(now + REVALIDATE / 2);
+            // Keeps to its place in the period, unless it is so late that it would have to catch up.
+            self.next = (self.next + confirm_every).max(now + confirm_every / 2);
         }
     }
 }
@@ -241,7 +444,7 @@ mod tests {
     use super::*;
 
     const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
-    const TICK: Duration = Duration::from_millis(250);
+    const STEP: Duration = Duration::from_millis(50);
 
     fn hop(n: u8) -> NextHop {
         NextHop {
@@ -250,184 +453,353 @@ mod tests {
         }
     }
 
-    fn facts() -> Facts {
-        let mut facts = Facts::default();
-        set_link(&mut facts, true);
-        facts
+    /// The tables, the next hops and a clock.
+    struct Bench {
+        facts: Facts,
+        probes: Probes,
+        start: Instant,
+        now: Instant,
     }
 
-    fn set_link(facts: &mut Facts, lower_up: bool) {
-        facts.apply(Event::Link(LinkNews {
-            index: 1,
-            ethernet: true,
-            enabled: true,
-            lower_up,
-            name: Some("eth0".into()),
-            mac: None,
-            mtu: None,
-        }));
-    }
+    impl Bench {
+        fn new() -> Bench {
+            let now = Instant::now();
+            let mut bench = Bench {
+                facts: Facts::default(),
+                probes: Probes::default(),
+                start: now,
+                now,
+            };
+            bench.set_link(true);
+            bench
+        }
 
-    fn set(facts: &mut Facts, hop: NextHop, state: State) {
-        let mac = (!matches!(state, State::Failed | State::Incomplete)).then_some(MAC);
-        facts.apply(Event::Neighbour(
-            hop,
-            Entry {
-                state,
-                mac,
-                owned: false,
-            },
-        ));
-    }
+        fn set_link(&mut self, lower_up: bool) {
+            self.facts.apply(Event::Link(LinkNews {
+                index: 1,
+                ethernet: true,
+                enabled: true,
+                lower_up,
+                name: Some("eth0".into()),
+                mac: None,
+                mtu: None,
+            }));
+        }
 
-    #[test]
-    fn an_unknown_next_hop_is_asked_for_at_once_and_each_second() {
-        let (facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        probes.watch([hop(2)], &facts, start);
-        let asked: Vec<u32> = (0..12)
-            .filter(|&tick| {
-                let actions = probes.advance(&facts, start + TICK * tick);
-                assert!(actions.iter().all(|a| *a == Action::Solicit(hop(2))));
-                !actions.is_empty()
-            })
-            .collect();
-        assert_eq!(asked, [0, 4, 8]);
-    }
+        fn watch(&mut self, hop: NextHop) {
+            self.probes.watch(hop, &self.facts, self.now);
+        }
 
-    #[test]
-    fn a_stale_next_hop_is_in_force_and_confirmed_at_once() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        set(&mut facts, hop(2), State::Stale);
-        probes.watch([hop(2)], &facts, start);
-        assert_eq!(probes.in_force(&hop(2)), Some(MAC));
-        assert_eq!(probes.advance(&facts, start), [Action::Confirm(hop(2))]);
-    }
+        /// The kernel says so.
+        fn set(&mut self, hop: NextHop, state: State) -> bool {
+            let mac = (!matches!(state, State::Failed | State::Incomplete)).then_some(MAC);
+            self.set_entry(hop, state, mac, false)
+        }
 
-    #[test]
-    fn an_answered_confirmation_asks_nobody_else() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        set(&mut facts, hop(2), State::Stale);
-        probes.watch([hop(2)], &facts, start);
-        for tick in 0..20 {
-            for action in probes.advance(&facts, start + TICK * tick) {
-                assert_eq!(action, Action::Confirm(hop(2)));
-                assert_eq!(tick % 2, 0, "each half second");
-                set(&mut facts, hop(2), State::Probe);
-                set(&mut facts, hop(2), State::Reachable);
-            }
+        fn set_entry(
+            &mut self,
+            hop: NextHop,
+            state: State,
+            mac: Option<MacAddress>,
+            owned: bool,
+        ) -> bool {
+            let entry = Entry { state, mac, owned };
+            self.facts.apply(Event::Neighbour(hop, entry));
+            self.probes.observe(hop, &self.facts, self.now)
+        }
+
+        /// What is to be done now; all of it.
+        fn advance(&mut self) -> Vec<Action> {
+            let mut lapsed = Vec::new();
+            self.probes
+                .advance(&self.facts, self.now, usize::MAX, &mut lapsed)
+        }
+
+        fn at(&mut self, millis: u64) -> &mut Bench {
+            self.now = self.start + Duration::from_millis(millis);
+            self
+        }
+
+        fn millis(&self) -> u128 {
+            (self.now - self.start).as_millis()
         }
     }
 
     #[test]
-    fn an_unanswered_confirmation_asks_everybody_by_the_next_tick() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        set(&mut facts, hop(2), State::Stale);
-        probes.watch([hop(2)], &facts, start);
-        probes.advance(&facts, start);
-        set(&mut facts, hop(2), State::Probe);
+    fn an_unknown_next_hop_is_asked_for_at_once_and_each_second() {
+        let mut bench = Bench::new();
+        bench.watch(hop(2));
+        let mut asked = Vec::new();
+        for _ in 0..60 {
+            for action in bench.advance() {
+                assert_eq!(action, Action::Solicit(hop(2)));
+                asked.push(bench.millis());
+            }
+            bench.now += STEP;
+        }
+        assert_eq!(asked, [0, 1000, 2000]);
+    }
+
+    #[test]
+    fn while_the_kernel_asks_it_is_left_to_it_and_when_it_gives_up_it_is_told_to_go_on() {
+        let mut bench = Bench::new();
+        bench.watch(hop(2));
+        let mut asked = Vec::new();
+        for _ in 0..200 {
+            for action in bench.advance() {
+                assert_eq!(action, Action::Solicit(hop(2)));
+                asked.push(bench.millis());
+                bench.set(hop(2), State::Incomplete);
+            }
+            // As Linux does after three questions, a second each.
+            if asked
+                .last()
+                .is_some_and(|last| bench.millis() == last + 3000)
+            {
+                bench.set(hop(2), State::Failed);
+                assert_eq!(bench.probes.next(), Some(bench.now));
+                assert_eq!(bench.advance(), [Action::Solicit(hop(2))]);
+                asked.push(bench.millis());
+                bench.set(hop(2), State::Incomplete);
+            }
+            bench.now += STEP;
+        }
+        assert_eq!(asked, [0, 3000, 6000, 9000]);
+    }
+
+    #[test]
+    fn should_the_kernels_word_be_lost_it_is_told_all_the_same() {
+        let mut bench = Bench::new();
+        bench.watch(hop(2));
+        assert_eq!(bench.advance(), [Action::Solicit(hop(2))]);
+        bench.set(hop(2), State::Incomplete);
+        for second in 1..4 {
+            assert_eq!(bench.at(second * 1000).advance(), []);
+        }
+        assert_eq!(bench.at(4000).advance(), [Action::Solicit(hop(2))]);
+    }
+
+    #[test]
+    fn a_next_hop_that_fails_at_once_is_asked_for_once_a_second() {
+        let mut bench = Bench::new();
+        bench.watch(hop(2));
+        let mut asked = 0;
+        for _ in 0..100 {
+            asked += bench.advance().len();
+            bench.set(hop(2), State::Incomplete);
+            bench.set(hop(2), State::Failed);
+            bench.now += STEP;
+        }
+        assert_eq!(asked, 5, "in five seconds");
+    }
+
+    #[test]
+    fn a_stale_next_hop_is_in_force_and_confirmed_at_once() {
+        let mut bench = Bench::new();
+        bench.set(hop(2), State::Stale);
+        bench.watch(hop(2));
+        assert_eq!(bench.probes.in_force(&hop(2)), Some(MAC));
+        assert_eq!(bench.advance(), [Action::Confirm(hop(2))]);
+    }
+
+    #[test]
+    fn an_answered_confirmation_asks_nobody_else() {
+        let mut bench = Bench::new();
+        bench.set(hop(2), State::Stale);
+        bench.watch(hop(2));
+        let mut asked = Vec::new();
+        for _ in 0..40 {
+            for action in bench.advance() {
+                assert_eq!(action, Action::Confirm(hop(2)));
+                asked.push(bench.millis());
+                bench
+                    .probes
+                    .note_confirming(hop(2), &bench.facts, bench.now);
+                bench.set(hop(2), State::Probe);
+                bench.set(hop(2), State::Reachable);
+            }
+            bench.now += STEP;
+        }
+        assert_eq!(asked, [0, 500, 1000, 1500]);
+    }
+
+    #[test]
+    fn an_unanswered_confirmation_asks_everybody() {
+        let mut bench = Bench::new();
+        bench.set(hop(2), State::Stale);
+        bench.watch(hop(2));
+        bench.advance();
+        bench.at(20);
+        bench
+            .probes
+            .note_confirming(hop(2), &bench.facts, bench.now);
+        bench.set(hop(2), State::Probe);
+        assert_eq!(bench.at(200).advance(), [], "asked at 20 ms");
         assert_eq!(
-            probes.advance(&facts, start + Duration::from_millis(100)),
-            []
-        );
-        assert_eq!(
-            probes.advance(&facts, start + TICK),
+            bench.at(220).advance(),
             [Action::Forget(hop(2)), Action::Solicit(hop(2))]
         );
     }
 
     #[test]
     fn the_mac_stays_in_force_for_the_grace_and_no_longer() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        set(&mut facts, hop(2), State::Reachable);
-        probes.watch([hop(2)], &facts, start);
-        set(&mut facts, hop(2), State::Failed);
-        assert!(!probes.observe(&hop(2), &facts, start));
-        assert!(!probes.observe_all(&facts, start + GRACE - TICK));
-        assert_eq!(probes.in_force(&hop(2)), Some(MAC));
-        assert!(probes.observe_all(&facts, start + GRACE));
-        assert_eq!(probes.in_force(&hop(2)), None);
-        set(&mut facts, hop(2), State::Reachable);
-        assert!(probes.observe_all(&facts, start + GRACE));
-        assert_eq!(probes.in_force(&hop(2)), Some(MAC));
+        let mut bench = Bench::new();
+        bench.set(hop(2), State::Reachable);
+        bench.watch(hop(2));
+        assert!(!bench.set(hop(2), State::Failed));
+        let mut lapsed = Vec::new();
+        for millis in (0..2000).step_by(50) {
+            bench.at(millis);
+            bench
+                .probes
+                .advance(&bench.facts, bench.now, 10, &mut lapsed);
+            assert_eq!(bench.probes.in_force(&hop(2)), Some(MAC), "{millis}");
+        }
+        assert_eq!(lapsed, []);
+        bench.at(2000);
+        assert!(bench.probes.next() <= Some(bench.now));
+        bench
+            .probes
+            .advance(&bench.facts, bench.now, 10, &mut lapsed);
+        assert_eq!(lapsed, [hop(2)]);
+        assert_eq!(bench.probes.in_force(&hop(2)), None);
+        assert!(bench.set(hop(2), State::Reachable));
+        assert_eq!(bench.probes.in_force(&hop(2)), Some(MAC));
     }
 
     #[test]
     fn a_new_mac_takes_effect_as_soon_as_it_is_heard() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        set(&mut facts, hop(2), State::Reachable);
-        probes.watch([hop(2)], &facts, start);
+        let mut bench = Bench::new();
+        bench.set(hop(2), State::Reachable);
+        bench.watch(hop(2));
         let moved = MacAddress([2, 0, 0, 0, 0, 2]);
-        facts.apply(Event::Neighbour(
-            hop(2),
-            Entry {
-                state: State::Stale,
-                mac: Some(moved),
-                owned: false,
-            },
-        ));
-        assert!(probes.observe(&hop(2), &facts, start));
-        assert_eq!(probes.in_force(&hop(2)), Some(moved));
+        assert!(bench.set_entry(hop(2), State::Stale, Some(moved), false));
+        assert_eq!(bench.probes.in_force(&hop(2)), Some(moved));
     }
 
     #[test]
     fn what_others_keep_is_used_and_left_alone() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        set(&mut facts, hop(2), State::Permanent);
-        facts.apply(Event::Neighbour(
-            hop(3),
-            Entry {
-                state: State::Stale,
-                mac: Some(MAC),
-                owned: true,
-            },
-        ));
-        probes.watch([hop(2), hop(3)], &facts, start);
-        assert_eq!(probes.in_force(&hop(2)), Some(MAC));
-        assert_eq!(probes.in_force(&hop(3)), Some(MAC));
-        for tick in 0..12 {
-            assert_eq!(probes.advance(&facts, start + TICK * tick), []);
-        }
+        let mut bench = Bench::new();
+        bench.set(hop(2), State::Permanent);
+        bench.set_entry(hop(3), State::Stale, Some(MAC), true);
+        bench.watch(hop(2));
+        bench.watch(hop(3));
+        assert_eq!(bench.probes.in_force(&hop(2)), Some(MAC));
+        assert_eq!(bench.probes.in_force(&hop(3)), Some(MAC));
+        assert_eq!(bench.probes.next(), None);
+        assert_eq!(bench.at(10_000).advance(), []);
     }
 
     #[test]
     fn nothing_is_asked_over_a_dead_link() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        set_link(&mut facts, false);
-        probes.watch([hop(2)], &facts, start);
-        assert_eq!(probes.advance(&facts, start), []);
-        set_link(&mut facts, true);
-        probes.restart(1);
+        let mut bench = Bench::new();
+        bench.set_link(false);
+        bench.watch(hop(2));
+        bench.set(hop(3), State::Stale);
+        bench.watch(hop(3));
+        assert_eq!(bench.probes.next(), None);
+        assert_eq!(bench.at(5000).advance(), []);
+        bench.set_link(true);
+        bench.probes.restart(1, &bench.facts, bench.now);
+        let mut actions = bench.advance();
+        actions.sort_by_key(|action| format!("{action:?}"));
         assert_eq!(
-            probes.advance(&facts, start + TICK),
-            [Action::Forget(hop(2)), Action::Solicit(hop(2))]
+            actions,
+            [
+                Action::Confirm(hop(3)),
+                Action::Forget(hop(2)),
+                Action::Solicit(hop(2))
+            ]
         );
     }
 
     #[test]
     fn a_dropped_next_hop_is_not_asked_again() {
-        let (facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        probes.watch([hop(2), hop(3)], &facts, start);
-        probes.watch([hop(3)], &facts, start);
-        assert!(!probes.watches(&hop(2)));
-        assert_eq!(probes.advance(&facts, start), [Action::Solicit(hop(3))]);
+        let mut bench = Bench::new();
+        bench.watch(hop(2));
+        bench.watch(hop(3));
+        bench.probes.unwatch(hop(2));
+        assert!(!bench.probes.watches(hop(2)));
+        assert_eq!(bench.advance(), [Action::Solicit(hop(3))]);
+        bench.probes.unwatch(hop(3));
+        assert_eq!((bench.probes.next(), bench.probes.lost), (None, 0));
+    }
+
+    /// Runs ten seconds with so many next hops that answer; gives back how often each was asked, and
+    /// how many were asked in each 50 ms after the first five seconds.
+    fn confirmations(count: u32) -> (BTreeMap<NextHop, u32>, Vec<usize>) {
+        let mut bench = Bench::new();
+        for n in 0..count {
+            let hop = NextHop {
+                ifindex: 1,
+                address: (0x0a00_0000 + n).to_be_bytes().into(),
+            };
+            bench.set(hop, State::Reachable);
+            bench.watch(hop);
+        }
+        let (mut asked, mut each_step) = (BTreeMap::new(), Vec::new());
+        for step in 0..200 {
+            let actions = bench.advance();
+            if step >= 100 {
+                each_step.push(actions.len());
+            }
+            for action in actions {
+                let Action::Confirm(hop) = action else {
+                    panic!("{action:?}")
+                };
+                *asked.entry(hop).or_default() += 1;
+                bench.set(hop, State::Probe);
+                bench.set(hop, State::Reachable);
+            }
+            bench.now += STEP;
+        }
+        (asked, each_step)
     }
 
     #[test]
-    fn many_next_hops_do_not_ask_in_one_tick() {
-        let (mut facts, mut probes, start) = (facts(), Probes::default(), Instant::now());
-        let hops: Vec<NextHop> = (0..1000u32)
-            .map(|n| NextHop {
-                ifindex: 1,
-                address: (0x0a00_0000 + n).to_be_bytes().into(),
-            })
-            .collect();
-        for &hop in &hops {
-            set(&mut facts, hop, State::Reachable);
+    fn next_hops_are_confirmed_spread_over_the_period() {
+        for count in [500, 1000] {
+            let (asked, each_step) = confirmations(count);
+            // Twice a second, from within the first half second on.
+            assert!(asked.values().all(|&n| (19..=20).contains(&n)), "{asked:?}");
+            assert_eq!(asked.len(), count as usize);
+            let even = count as usize / 10;
+            assert!(
+                each_step.iter().all(|n| n.abs_diff(even) <= even / 5),
+                "{each_step:?}"
+            );
         }
-        probes.watch(hops, &facts, start);
-        for tick in 1..20 {
-            let actions = probes.advance(&facts, start + TICK * tick);
-            assert_eq!(actions.len(), 500, "tick {tick}");
+    }
+
+    #[test]
+    fn ten_thousand_next_hops_are_confirmed_less_often_instead_of_more_at_a_time() {
+        let (asked, each_step) = confirmations(10_000);
+        assert_eq!(asked.len(), 10_000);
+        assert!(asked.values().all(|&n| (1..=2).contains(&n)), "every 5 s");
+        let (step, burst) = (RATE as usize / 20, RATE as usize / 10);
+        assert!(
+            each_step.iter().all(|&n| n <= step + burst + 1),
+            "{each_step:?}"
+        );
+        let all: usize = each_step.iter().sum();
+        assert!(all <= 5 * RATE as usize + burst, "{all} in 5 s");
+    }
+
+    #[test]
+    fn one_call_does_as_much_as_it_is_told() {
+        let mut bench = Bench::new();
+        for n in 0..100 {
+            bench.watch(hop(n));
         }
+        let mut asked = BTreeSet::new();
+        for _ in 0..10 {
+            let actions = bench
+                .probes
+                .advance(&bench.facts, bench.now, 10, &mut Vec::new());
+            assert_eq!(actions.len(), 10);
+            asked.extend(actions.iter().map(|action| format!("{action:?}")));
+        }
+        assert_eq!(asked.len(), 100, "each once");
+        assert_eq!(bench.advance(), []);
     }
 }

@@ -9,7 +9,7 @@ use super::Link;
 /// # Errors
 /// When there is none, or it is of a kind that cannot carry Ethernet frames, for the operator.
 pub fn usable_link<'a>(name: &str, links: &'a BTreeMap<u32, Link>) -> Result<&'a Link, String> {
-    let found = links.values().find(|link| link.name == name);
+    let found = super::facts::by_name(links, name);
     let link = found.ok_or_else(|| {
         let others: Vec<&str> = links
             .values()

@@ -10,6 +10,7 @@ pub(super) fn of_interfaces(interfaces: &[String]) -> Vec<u32> {
     let Ok(network) = Neighbours::open() else {
         return Vec::new();
     };
+    let network = network.network();
     let mtu = |name: &String| network.link_by_name(name).map(|link| link.mtu);
     let mtus: Option<Vec<u32>> = interfaces.iter().map(mtu).collect();
     mtus.unwrap_or_default()

@@ -1,55 +1,27 @@
-//! The two netlink sockets, and the way between netlink messages and plain events.
+//! Netlink messages as bytes and as plain values.
 //!
-//! Owns encoding, decoding and the conversation with the kernel; decides nothing. Messages from the
-//! kernel are read attribute by attribute, only those that are needed: a driver's statistics or a
-//! newer kernel's attributes cannot hide a link. All integers are in host byte order, addresses in
-//! network byte order, as netlink has them.
+//! Owns encoding and decoding, no socket. Messages from the kernel are read attribute by attribute,
+//! only those that are needed: a driver's statistics or a newer kernel's attributes cannot hide a
+//! link. All integers are in host byte order, addresses in network byte order, as netlink has them.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use netlink_packet_core::{
-    Emitable, NetlinkBuffer, NlasIterator, NLMSG_DONE, NLMSG_ERROR, NLM_F_ACK, NLM_F_CREATE,
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST,
+    Emitable, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    NLMSG_ERROR, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST,
 };
-use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::facts::{Entry, Event, LinkNews, NextHop, RouteAnswer, State};
-use super::probe::Action;
-use super::Error;
 use crate::config::MacAddress;
-
-/// The kernel puts at most 32 KiB into one datagram of a dump.
-const BUFFER: usize = 64 * 1024;
-
-/// Room for events that wait to be read, in bytes; an event takes about 1 KiB of it. Beyond it the
-/// kernel drops events and says so, and everything is read anew.
-const EVENT_QUEUE: usize = 4 * 1024 * 1024;
-
-/// Requests put into one datagram. The answers to all of them wait in the socket's queue at once and
-/// must fit into its default size of 208 KiB.
-const BATCH: usize = 32;
-
-/// The kernel answers while the request is being sent, or as soon as it gets its lock.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-
-/// How often a dump that changed under way is begun anew. A host that changes faster than it can be
-/// listed is read as well as it can be: the changes arrive as events too.
-const DUMP_TRIES: u32 = 5;
+use crate::neighbours::facts::{Concerned, Entry, Event, LinkNews, NextHop, State};
+use crate::neighbours::probe::Action;
+use crate::neighbours::reach::{Matched, RouteAnswer};
+use crate::prefix::Prefix;
 
 /// `linux/rtnetlink.h`; the libc crate lacks these.
 const RTM_NEWNEXTHOP: u16 = 104;
@@ -59,276 +31,38 @@ const RTM_DELNEXTHOP: u16 = 105;
 const NDA_FLAGS_EXT: u16 = 15;
 const NTF_EXT_MANAGED: u32 = 1;
 
-const GROUPS: [u32; 9] = [
-    libc::RTNLGRP_LINK,
-    libc::RTNLGRP_NEIGH,
-    libc::RTNLGRP_IPV4_IFADDR,
-    libc::RTNLGRP_IPV6_IFADDR,
-    libc::RTNLGRP_IPV4_ROUTE,
-    libc::RTNLGRP_IPV6_ROUTE,
-    libc::RTNLGRP_IPV4_RULE,
-    libc::RTNLGRP_IPV6_RULE,
-    libc::RTNLGRP_NEXTHOP,
-];
-
-fn open_socket() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    Ok(socket)
-}
-
-/// The socket that changes are heard on.
-pub(super) struct EventSocket {
-    socket: Socket,
-    buffer: Vec<u8>,
-}
-
-/// What one read of the event socket gave.
-pub(super) enum Heard {
-    Events(Vec<Event>),
-    /// Nothing more is waiting.
-    Silence,
-    /// Some events are lost.
-    Overrun,
-}
-
-impl EventSocket {
-    pub fn open() -> Result<Self, Error> {
-        Self::try_open().map_err(Error::Open)
-    }
-
-    fn try_open() -> io::Result<Self> {
-        let socket = open_socket()?;
-        socket.set_non_blocking(true)?;
-        // Beyond the system's limit if we may, else up to it.
-        if setsockopt(&socket.as_fd(), sockopt::RcvBufForce, &EVENT_QUEUE).is_err() {
-            setsockopt(&socket.as_fd(), sockopt::RcvBuf, &EVENT_QUEUE)?;
-        }
-        for group in GROUPS {
-            match socket.add_membership(group) {
-                // Next-hop objects came with Linux 5.3.
-                Err(_) if group == libc::RTNLGRP_NEXTHOP => {}
-                result => result?,
-            }
-        }
-        Ok(EventSocket {
-            socket,
-            buffer: vec![0; BUFFER],
-        })
-    }
-
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    /// Reads one datagram, without waiting.
-    pub fn read(&mut self) -> Result<Heard, Error> {
-        let (length, sender) = match self
-            .socket
-            .recv_from(&mut self.buffer.as_mut_slice(), libc::MSG_TRUNC)
-        {
-            Ok(received) => received,
-            Err(error) => {
-                return match error.raw_os_error() {
-                    Some(libc::EAGAIN) => Ok(Heard::Silence),
-                    Some(libc::EINTR) => Ok(Heard::Events(Vec::new())),
-                    Some(libc::ENOBUFS) => Ok(Heard::Overrun),
-                    _ => Err(Error::Io {
-                        what: "listen for changes",
-                        source: error,
-                    }),
-                }
-            }
-        };
-        if sender.port_number() != 0 {
-            return Ok(Heard::Events(Vec::new()));
-        }
-        match self.buffer.get(..length) {
-            Some(datagram) => Ok(Heard::Events(
-                messages(datagram)
-                    .filter_map(|m| decode_event(m.kind, m.payload))
-                    .collect(),
-            )),
-            // Cut off: what it said is as lost as if it had not come.
-            None => Ok(Heard::Overrun),
-        }
-    }
-}
-
 /// Something to ask of the kernel, answered by one message.
 #[derive(Debug, Clone)]
-pub(super) enum Request {
+pub(in crate::neighbours) enum Request {
     Neighbour(Action),
-    /// The route to an address, on this interface only if one is given.
+    /// The way to an address, on this interface only if one is given.
+    Way(IpAddr, Option<u32>),
+    /// Likewise, the route that decides it (`RTM_F_FIB_MATCH`).
     Route(IpAddr, Option<u32>),
 }
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(in crate::neighbours) enum Answer {
     Done,
     /// A positive errno.
     Refused(i32),
     Route(RouteAnswer),
 }
 
-/// The socket that questions are put on.
-pub(super) struct RequestSocket {
-    socket: Socket,
-    buffer: Vec<u8>,
-    sequence: u32,
-}
-
-impl RequestSocket {
-    pub fn open() -> Result<Self, Error> {
-        Self::try_open().map_err(Error::Open)
-    }
-
-    fn try_open() -> io::Result<Self> {
-        let socket = open_socket()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.set_cap_ack(true)?;
-        let timeout = TimeVal::milliseconds(ANSWER_WITHIN.as_millis() as i64);
-        setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &timeout)?;
-        Ok(RequestSocket {
-            socket,
-            buffer: vec![0; BUFFER],
-            sequence: 0,
-        })
-    }
-
-    /// Everything that is there: links, own addresses, neighbours.
-    pub fn dump(&mut self) -> Result<Vec<Event>, Error> {
-        let mut events = Vec::new();
-        for (what, message) in [
-            (
-                "list links",
-                RouteNetlinkMessage::GetLink(LinkMessage::default()),
-            ),
-            (
-                "list addresses",
-                RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-            ),
-            (
-                "list neighbours",
-                RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
-            ),
-        ] {
-            for left in (0..DUMP_TRIES).rev() {
-                let (part, interrupted) = self.dump_once(what, message.clone())?;
-                if !interrupted || left == 0 {
-                    events.extend(part);
-                    break;
-                }
-            }
-        }
-        Ok(events)
-    }
-
-    fn dump_once(
-        &mut self,
-        what: &'static str,
-        message: RouteNetlinkMessage,
-    ) -> Result<(Vec<Event>, bool), Error> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut out = Vec::new();
-        encode(&mut out, message, NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
-        self.send(what, &out)?;
-        let mut events = Vec::new();
-        let mut interrupted = false;
-        loop {
-            let sequence = self.sequence;
-            for message in messages(self.receive(what)?).filter(|m| m.sequence == sequence) {
-                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                match message.kind {
-                    NLMSG_DONE => return Ok((events, interrupted)),
-                    NLMSG_ERROR => {
-                        let source = io::Error::from_raw_os_error(errno(message.payload));
-                        return Err(Error::Io { what, source });
-                    }
-                    kind => events.extend(decode_event(kind, message.payload)),
-                }
-            }
-        }
-    }
-
-    /// Puts all the questions and gives the answers in their order.
-    ///
-    /// # Errors
-    /// When the conversation itself fails. A refusal is an [`Answer`].
-    pub fn ask(&mut self, requests: &[Request]) -> Result<Vec<Answer>, Error> {
-        let what = "ask about routes and neighbours";
-        let mut answers = Vec::with_capacity(requests.len());
-        for batch in requests.chunks(BATCH) {
-            let first = self.sequence.wrapping_add(1);
-            let mut out = Vec::new();
-            for request in batch {
-                self.sequence = self.sequence.wrapping_add(1);
-                let (message, flags) = build(request);
-                encode(&mut out, message, flags, self.sequence);
-            }
-            self.send(what, &out)?;
-            let mut slots: Vec<Option<Answer>> = vec![None; batch.len()];
-            let mut missing = batch.len();
-            while missing > 0 {
-                for message in messages(self.receive(what)?) {
-                    // An answer that an earlier, failed conversation left behind has no slot.
-                    let index = message.sequence.wrapping_sub(first) as usize;
-                    if let (Some(slot), Some(answer)) =
-                        (slots.get_mut(index), decode_answer(&message))
-                    {
-                        missing -= usize::from(slot.is_none());
-                        *slot = Some(answer);
-                    }
-                }
-            }
-            answers.extend(slots.into_iter().flatten());
-        }
-        Ok(answers)
-    }
-
-    fn send(&self, what: &'static str, bytes: &[u8]) -> Result<(), Error> {
-        self.socket
-            .send(bytes, 0)
-            .map(drop)
-            .map_err(|source| Error::Io { what, source })
-    }
-
-    /// One datagram of the kernel's.
-    fn receive(&mut self, what: &'static str) -> Result<&[u8], Error> {
-        loop {
-            match self
-                .socket
-                .recv_from(&mut self.buffer.as_mut_slice(), libc::MSG_TRUNC)
-            {
-                Ok((_, sender)) if sender.port_number() != 0 => {}
-                Ok((length, _)) if length > BUFFER => {
-                    let source = io::Error::from_raw_os_error(libc::EMSGSIZE);
-                    return Err(Error::Io { what, source });
-                }
-                Ok((length, _)) => return Ok(&self.buffer[..length]),
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
-                    return Err(Error::Silent {
-                        what,
-                        waited: ANSWER_WITHIN,
-                    })
-                }
-                Err(source) => return Err(Error::Io { what, source }),
-            }
-        }
-    }
-}
-
 /// A message and its type flags. Each is answered by exactly one message: a route request by the
 /// route or an error, the others by an acknowledgement.
-fn build(request: &Request) -> (RouteNetlinkMessage, u16) {
+pub(super) fn build(request: &Request) -> (RouteNetlinkMessage, u16) {
     match *request {
-        Request::Route(address, oif) => {
+        Request::Way(address, oif) | Request::Route(address, oif) => {
             let mut message = RouteMessage::default();
             message.header = RouteHeader {
                 address_family: family(address),
                 destination_prefix_length: if address.is_ipv4() { 32 } else { 128 },
+                flags: match request {
+                    Request::Route(..) => RouteFlags::FibMatch,
+                    _ => RouteFlags::empty(),
+                },
                 ..RouteHeader::default()
             };
             message
@@ -377,7 +111,7 @@ fn family(address: IpAddr) -> AddressFamily {
     }
 }
 
-fn encode(out: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
+pub(super) fn encode(out: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
     header.sequence_number = sequence;
@@ -390,15 +124,15 @@ fn encode(out: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence:
 }
 
 /// One netlink message within a datagram.
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
+pub(super) struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
+    pub payload: &'a [u8],
 }
 
 /// The messages of a datagram, up to the first malformed one.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let header = NetlinkBuffer::new_checked(datagram).ok()?;
         let length = header.length() as usize;
@@ -419,11 +153,11 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 const NETLINK_HEADER: usize = 16;
 
 /// The errno of an error message; 0 in an acknowledgement.
-fn errno(payload: &[u8]) -> i32 {
+pub(super) fn errno(payload: &[u8]) -> i32 {
     i32_at(payload, 0).unwrap_or(-libc::EPROTO).saturating_neg()
 }
 
-fn decode_answer(message: &Message<'_>) -> Option<Answer> {
+pub(super) fn decode_answer(message: &Message<'_>) -> Option<Answer> {
     match message.kind {
         NLMSG_ERROR => Some(match errno(message.payload) {
             0 => Answer::Done,
@@ -435,7 +169,7 @@ fn decode_answer(message: &Message<'_>) -> Option<Answer> {
 }
 
 /// The event that a message means, if it concerns us.
-fn decode_event(kind: u16, payload: &[u8]) -> Option<Event> {
+pub(super) fn decode_event(kind: u16, payload: &[u8]) -> Option<Event> {
     match kind {
         libc::RTM_NEWLINK => decode_link(payload).map(Event::Link),
         libc::RTM_DELLINK => decode_link(payload).map(|news| Event::LinkGone(news.index)),
@@ -452,12 +186,10 @@ fn decode_event(kind: u16, payload: &[u8]) -> Option<Event> {
         }
         libc::RTM_DELADDR => decode_address(payload)
             .map(|(ifindex, address, _)| Event::AddressGone { ifindex, address }),
-        libc::RTM_NEWROUTE
-        | libc::RTM_DELROUTE
-        | libc::RTM_NEWRULE
-        | libc::RTM_DELRULE
-        | RTM_NEWNEXTHOP
-        | RTM_DELNEXTHOP => Some(Event::Routes),
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => decode_route_change(payload).map(Event::Routes),
+        libc::RTM_NEWRULE | libc::RTM_DELRULE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
+            Some(Event::Routes(Concerned::All))
+        }
         _ => None,
     }
 }
@@ -554,11 +286,45 @@ fn decode_address(payload: &[u8]) -> Option<(u32, IpAddr, bool)> {
     Some((u32_at(header, 4)?, address, usable))
 }
 
+/// `struct rtmsg`: what a change of a route concerns. One that this module cannot read concerns all.
+fn decode_route_change(payload: &[u8]) -> Option<Concerned> {
+    let (header, attributes) = payload.split_at_checked(12)?;
+    // A route's copy for one destination (IPv6), which comes and goes with use.
+    if u32_at(header, 8)? & libc::RTM_F_CLONED != 0 {
+        return None;
+    }
+    let (family, length) = (header[0], header[1]);
+    let mut address = match i32::from(family) {
+        libc::AF_INET => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        libc::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let (mut table, mut complete) = (u32::from(header[4]), length == 0);
+    each_attribute(attributes, |kind, value| match kind {
+        libc::RTA_DST => {
+            if let Some(destination) = ip(family, value) {
+                (address, complete) = (destination, true);
+            }
+        }
+        libc::RTA_TABLE => table = u32_at(value, 0).unwrap_or(table),
+        _ => {}
+    });
+    Some(if complete {
+        Concerned::Prefix {
+            table,
+            prefix: Prefix::covering(address, length),
+        }
+    } else {
+        Concerned::All
+    })
+}
+
 /// `struct rtmsg`
 fn decode_route(payload: &[u8]) -> Option<RouteAnswer> {
     let (header, attributes) = payload.split_at_checked(12)?;
     let family = header[0];
     let (mut oif, mut gateway, mut encapsulates, mut error) = (None, None, false, 0);
+    let mut table = u32::from(header[4]);
     each_attribute(attributes, |kind, value| match kind {
         libc::RTA_OIF => oif = u32_at(value, 0),
         libc::RTA_GATEWAY => gateway = ip(family, value),
@@ -568,6 +334,7 @@ fn decode_route(payload: &[u8]) -> Option<RouteAnswer> {
                 u16_at(value, 0).and_then(|family| ip(u8::try_from(family).ok()?, value.get(2..)?));
         }
         libc::RTA_ENCAP => encapsulates = true,
+        libc::RTA_TABLE => table = u32_at(value, 0).unwrap_or(table),
         // `struct rta_cacheinfo`
         libc::RTA_CACHEINFO => error = i32_at(value, 12).unwrap_or_default().saturating_abs(),
         _ => {}
@@ -578,6 +345,10 @@ fn decode_route(payload: &[u8]) -> Option<RouteAnswer> {
         gateway,
         encapsulates,
         error,
+        matched: Matched {
+            table,
+            length: header[1],
+        },
     })
 }
 
@@ -794,9 +565,59 @@ mod tests {
                 oif: Some(7),
                 gateway: Some(gateway.into()),
                 encapsulates: false,
-                error: 0
+                error: 0,
+                matched: Matched {
+                    table: 254,
+                    length: 32
+                }
             })
         );
+    }
+
+    fn route(family: i32, length: u8, table: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = vec![family as u8, length, 0, 0, table, 3, 0, libc::RTN_UNICAST];
+        out.extend(flags.to_ne_bytes());
+        out.extend(attributes.concat());
+        out
+    }
+
+    #[test]
+    fn a_changed_route_names_its_prefix_and_table() {
+        let changed = |payload: &[u8]| match decode_event(libc::RTM_DELROUTE, payload) {
+            Some(Event::Routes(concerned)) => Some(concerned),
+            None => None,
+            other => panic!("{other:?}"),
+        };
+        let prefix = |table, text: &str| {
+            let prefix = text.parse().unwrap();
+            Some(Concerned::Prefix { table, prefix })
+        };
+        let net = [attribute(libc::RTA_DST, &[10, 1, 2, 0])];
+        let (v4, v6) = (libc::AF_INET, libc::AF_INET6);
+        assert_eq!(
+            changed(&route(v4, 24, 254, 0, &net)),
+            prefix(254, "10.1.2.0/24")
+        );
+        let big_table = [
+            net[0].clone(),
+            attribute(libc::RTA_TABLE, &1000u32.to_ne_bytes()),
+        ];
+        assert_eq!(
+            changed(&route(v4, 24, 252, 0, &big_table)),
+            prefix(1000, "10.1.2.0/24")
+        );
+        assert_eq!(
+            changed(&route(v4, 0, 254, 0, &[])),
+            prefix(254, "0.0.0.0/0")
+        );
+        assert_eq!(changed(&route(v6, 0, 254, 0, &[])), prefix(254, "::/0"));
+        assert_eq!(
+            changed(&route(v4, 24, 254, 0, &[])),
+            Some(Concerned::All),
+            "without its destination"
+        );
+        assert_eq!(changed(&route(v4, 24, 254, libc::RTM_F_CLONED, &net)), None);
+        assert_eq!(changed(&route(libc::AF_BRIDGE, 0, 254, 0, &[])), None);
     }
 
     #[test]
@@ -836,6 +657,7 @@ mod tests {
                 decode_event(kind, &whole[..length]);
             }
             decode_route(&whole[..length]);
+            decode_route_change(&whole[..length]);
             assert!(messages(&whole[..length]).count() <= 1);
         }
     }
@@ -850,7 +672,7 @@ mod tests {
         for (sequence, request) in [
             Request::Neighbour(Action::Solicit(hop)),
             Request::Neighbour(Action::Confirm(hop)),
-            Request::Route("2001:db8::1".parse().unwrap(), Some(7)),
+            Request::Way("2001:db8::1".parse().unwrap(), Some(7)),
         ]
         .iter()
         .enumerate()
