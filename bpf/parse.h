@@ -118,6 +118,13 @@ static __always_inline __u32 filter_word6(const struct in6_addr *a)
 	       rotl32(a->s6_addr32[3], 24);
 }
 
+/* False only if the packet's destination is neither a VIP nor a backend. */
+static __always_inline int is_destination_known(const struct facts *f)
+{
+	return in_filter(f->family == 4 ? f->flow.daddr[3]
+					: filter_word6((const struct in6_addr *)f->flow.daddr));
+}
+
 /* False only if neither address is a VIP's or a backend's. */
 static __always_inline int maybe_ours4(const struct iphdr *ip)
 {

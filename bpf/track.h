@@ -13,6 +13,7 @@
 #include "count.h"
 #include "fragment.h"
 #include "nat.h"
+#include "replies.h"
 #include "select.h"
 #include "unrecorded.h"
 #include "work.h"
@@ -49,6 +50,7 @@ static __always_inline void make_reply(const struct facts *f, const struct entry
 	compute_deltas(reply_key, &reply->c);
 	reply->service = e->service;
 	reply->sequence = 0;
+	expect_replies(reply_key);
 }
 
 /*
@@ -385,12 +387,19 @@ __noinline int track(void)
 {
 	struct work *w = array_at(scratch, 0);
 	int crowded, found, is_client, goes_on, reason = GO_ON;
-	const struct vip *vip;
+	const struct vip *vip = NULL;
 	struct facts *f;
 
 	if (!w)
 		return REASON_TABLE_FULL;
 	f = &w->facts;
+	/* No reply, and for no VIP: backends are a router's clients, too. */
+	if (f->missed && !can_be_reply(&f->flow)) {
+		if (is_destination_known(f))
+			vip = find_vip(&f->flow);
+		if (!vip)
+			return REASON_NOT_OURS;
+	}
 	/* Too many at once are not looked up among the half-open ones, of which one may be a
 	 * retransmission: by hash it goes where its entry would say. */
 	crowded = f->missed && opens_tcp(f) && !may_record(f);
@@ -398,7 +407,10 @@ __noinline int track(void)
 	f->established = found > 0;
 	is_client = found >= 0 && !(w->own.c.conn.flags & CONN_REPLY);
 	goes_on = found >= 0 && !is_stale(w);
-	vip = goes_on ? NULL : find_vip(&f->flow);
+	if (goes_on)
+		vip = NULL;
+	else if (!vip)
+		vip = find_vip(&f->flow);
 	if (vip || (goes_on && is_client)) {
 		w->service = vip ? vip->service : w->own.service;
 		reason = admit(w, is_client);

@@ -31,7 +31,7 @@ pub const BALANCER: Contents = Contents {
 };
 
 /// Every map that is pinned, under its own name.
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 37] = [
     "settings",
     "filter",
     "vips",
@@ -54,6 +54,7 @@ pub const NAMES: [&str; 36] = [
     "answers",
     "recent",
     "recent6",
+    "reply_sources",
     "epoch",
     "fw_prefixes",
     "fw_levels",

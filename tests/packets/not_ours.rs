@@ -7,6 +7,7 @@ use xdplb::state::filter;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::harness::cases::{self, STANDARD};
+use crate::harness::cells::{self, PROTOCOLS};
 use crate::harness::frame::{
     fix_ipv4_checksum, tcp, udp, Frame, Protocol, ACK, FRAGMENT, PSH, RST, SYN,
 };
@@ -37,6 +38,53 @@ fn of_protocol(frame: &Frame, protocol: u8) -> Vec<u8> {
         SocketAddr::V6(_) => bytes[frame.l3() + 6] = protocol,
     }
     bytes
+}
+
+/// Backends are a router's clients, too: what they say on their own account, and what they get for it, is
+/// no reply, whatever connections there are. What is a reply stays one.
+#[test]
+fn what_backends_say_on_their_own_account() {
+    let lab = Lab::new(STANDARD);
+    for cell in cells::translated() {
+        for protocol in PROTOCOLS {
+            let frame = |from: SocketAddr, to: SocketAddr, slot| {
+                let frame = match protocol {
+                    Protocol::Tcp => tcp(from, to, ACK),
+                    Protocol::Udp => udp(from, to, b"datagram"),
+                };
+                let sender = match slot {
+                    BACKENDS => backend_mac(from.ip()),
+                    _ => ROUTER,
+                };
+                frame.between(sender, own_mac(slot)).bytes()
+            };
+            let backend = cell.backend();
+            let own = SocketAddr::new(backend.ip(), 40000);
+            let (client, stranger) = (cell.client_at(1000), cell.client_at(1001));
+            let passed_on = |what: &str| {
+                for (from, to) in [(own, client), (own, stranger), (backend, stranger)] {
+                    let there = lab.send(BACKENDS, &frame(from, to, BACKENDS)).verdict;
+                    assert_eq!(there, NOT_OURS, "{what}, {from} to {to}, {cell:?}");
+                    let back = lab.send(CLIENTS, &frame(to, from, CLIENTS)).verdict;
+                    assert_eq!(back, NOT_OURS, "{what}, {to} to {from}, {cell:?}");
+                }
+            };
+            passed_on("before the first connection");
+            let path = cell.open(&lab, protocol, 1000);
+            passed_on("beside a connection without a reply");
+            path.to_client(&lab, "the first reply", |ends| {
+                path.back_between(ends, SYN | ACK).packet()
+            });
+            path.to_backend(&lab, "and on", |ends| path.between(ends, ACK).packet());
+            passed_on("beside a connection");
+            path.to_client(&lab, "another reply", |ends| {
+                path.back_between(ends, ACK).packet()
+            });
+            // A backend that is a client of a VIP is one like any other.
+            let to_vip = lab.send(BACKENDS, &frame(own, cell.vip(), BACKENDS));
+            assert_eq!(to_vip.verdict, Verdict::Tx, "{cell:?}");
+        }
+    }
 }
 
 #[test]
