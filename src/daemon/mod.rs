@@ -5,6 +5,7 @@
 //! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
 
 mod blocklists;
+mod in_force;
 mod interfaces;
 mod mtus;
 mod sweeping;
@@ -26,6 +27,7 @@ use crate::neighbours::{self, Neighbours, Network, Target, Turn};
 use crate::signals::{self, Asked, Signals};
 use crate::state::{self, Desired, Health, OwnAddress, World};
 use crate::waiting::wait;
+use in_force::{Former, InForce};
 use interfaces::Interfaces;
 use mtus::Mtus;
 use sweeping::Sweeping;
@@ -119,7 +121,7 @@ struct Daemon {
     signals: Signals,
     /// What signals have asked for and is still to be done.
     asked: Asked,
-    desired: Desired,
+    in_force: InForce,
     /// Addresses of backends that cannot be used, with the reasons that were logged.
     faults: Faults,
     mtus: Mtus,
@@ -160,27 +162,29 @@ impl Daemon {
         if asked.stop {
             return Ok(Started::Stopped);
         }
-        let desired = plan(
-            &Desired::default(),
-            &config,
-            &blocklists,
-            &neighbours.network(),
-            &interfaces,
-        )?;
-        let faults = faults(&config, &desired, &neighbours.network(), &interfaces);
+        let mut in_force = InForce::default();
+        in_force
+            .put(&mut datapath, &settings(&config), |before| {
+                plan(
+                    before,
+                    &config,
+                    &blocklists,
+                    &neighbours.network(),
+                    &interfaces,
+                )
+            })
+            .map_err(|(error, _)| error)?;
+        let faults = faults(&config, in_force.plan(), &neighbours.network(), &interfaces);
         log_faults(&config, &Faults::new(), &faults);
         let mut mtus = Mtus::default();
-        mtus.check(&desired, &interfaces);
-        datapath.apply(&desired, &settings(&config))?;
+        mtus.check(in_force.plan(), &interfaces);
 
         let modes = interfaces.attach_all(&mut datapath, config.datapath.xdp_mode)?;
         capabilities::drop_unneeded();
-        let sweeping =
-            Sweeping::start(datapath.sweeper()?, &config.timeouts).map_err(|source| {
-                Error::System {
-                    action: "start the sweep's thread",
-                    source,
-                }
+        let sweeping = Sweeping::start(datapath.sweeper()?, &config.timeouts, in_force.bindings())
+            .map_err(|source| Error::System {
+                action: "start the sweep's thread",
+                source,
             })?;
         blocklists::log_changes(&Contents::new(), &blocklists);
         info!(
@@ -198,7 +202,7 @@ impl Daemon {
             neighbours,
             signals,
             asked,
-            desired,
+            in_force,
             faults,
             mtus,
             exhausted: Watch {
@@ -245,55 +249,44 @@ impl Daemon {
     fn follow(&mut self) {
         self.interfaces
             .follow(&self.config, &self.neighbours.network(), &mut self.datapath);
-        match self.plan().and_then(|next| self.put_in_force(next)) {
-            Ok(()) => {}
-            Err(error) => {
-                error!("the network has changed, and the datapath could not follow: {error}")
-            }
+        // What was written of it holds; the next change goes on from there.
+        if let Err((error, _)) = self.put_in_force() {
+            error!("the network has changed, and the datapath could not follow: {error}");
         }
         let faults = faults(
             &self.config,
-            &self.desired,
+            self.in_force.plan(),
             &self.neighbours.network(),
             &self.interfaces,
         );
         log_faults(&self.config, &self.faults, &faults);
         self.faults = faults;
-        self.mtus.check(&self.desired, &self.interfaces);
+        self.mtus.check(self.in_force.plan(), &self.interfaces);
     }
 
-    /// Writes a plan, and the one after it if ids had to be freed first.
-    fn put_in_force(&mut self, next: Desired) -> Result<(), Error> {
-        self.write(&next)?;
-        let changed = state::bindings_changed(&self.desired, &next);
-        let deferred = next.deferred > 0;
-        self.desired = next;
-        if changed {
-            self.sweeping.purge(&self.desired);
+    /// Puts in force what the file, the blocklists and the network ask for now.
+    fn put_in_force(&mut self) -> Result<(), (Error, Former)> {
+        let Daemon {
+            config,
+            blocklists,
+            neighbours,
+            interfaces,
+            ..
+        } = self;
+        let network = neighbours.network();
+        let put = self
+            .in_force
+            .put(&mut self.datapath, &settings(config), |before| {
+                plan(before, config, blocklists, &network, interfaces)
+            });
+        self.purge();
+        put
+    }
+
+    fn purge(&mut self) {
+        if self.in_force.take_purge() {
+            self.sweeping.purge();
         }
-        if deferred {
-            let next = self.plan()?;
-            self.write(&next)?;
-            self.desired = next;
-        }
-        Ok(())
-    }
-
-    /// What the file, the blocklists and the network ask for now.
-    fn plan(&self) -> Result<Desired, Error> {
-        plan(
-            &self.desired,
-            &self.config,
-            &self.blocklists,
-            &self.neighbours.network(),
-            &self.interfaces,
-        )
-    }
-
-    fn write(&mut self, next: &Desired) -> Result<(), Error> {
-        // Not given out again, even if only a part of this plan gets as far as the maps.
-        self.desired.next_generation = next.next_generation;
-        Ok(self.datapath.apply(next, &settings(&self.config))?)
     }
 
     /// A file that cannot be used changes nothing.
@@ -340,15 +333,14 @@ impl Daemon {
             .add(&config, &self.neighbours.network(), &mut self.datapath)?;
         let former = std::mem::replace(&mut self.config, config);
         let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
-        if let Err(error) = self.adopt(&former) {
+        if let Err((error, passed)) = self.adopt(&former) {
             self.config = former;
             self.blocklists = former_lists;
             self.interfaces.keep_only(&former_names, &mut self.datapath);
             self.neighbours.track(targets(&self.config));
-            // The plan before, should some of the new one have been written.
-            if let Err(error) = self.datapath.apply(&self.desired, &settings(&self.config)) {
-                error!("{error}");
-            }
+            let settings = settings(&self.config);
+            self.in_force.go_back(&mut self.datapath, &settings, passed);
+            self.purge();
             return Err(error);
         }
         self.interfaces
@@ -364,14 +356,13 @@ impl Daemon {
     }
 
     /// Puts `self.config` in force after `former`.
-    fn adopt(&mut self, former: &Config) -> Result<(), Error> {
+    fn adopt(&mut self, former: &Config) -> Result<(), (Error, Former)> {
         let known = targets(former);
         let targets = targets(&self.config);
         self.neighbours.track(targets.clone());
         let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
-        wait_for_answers(&mut self.neighbours, &new)?;
-        let next = self.plan()?;
-        self.put_in_force(next)
+        wait_for_answers(&mut self.neighbours, &new).map_err(|error| (error, Former::new()))?;
+        self.put_in_force()
     }
 
     fn warn_if_exhausted(&mut self, now: Instant) {

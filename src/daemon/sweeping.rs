@@ -2,15 +2,15 @@
 //! entries.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use super::in_force::Bindings;
 use crate::config::Timeouts;
-use crate::datapath::abi::Flow;
 use crate::datapath::sweep::{StillBound, Sweeper};
-use crate::state::Desired;
 
 /// However short the timeouts, and however long.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -21,8 +21,8 @@ const LARGEST_SHARE: u32 = 20;
 enum Order {
     /// Sweep as these timeouts ask for.
     Timeouts(Timeouts),
-    /// Services or VIPs have changed: connections made under what is gone have to go, now.
-    Purge(Box<Desired>),
+    /// Services or VIPs have changed: connections made under bindings that are gone have to go, now.
+    Purge,
 }
 
 /// The thread; dropping it ends it.
@@ -36,7 +36,11 @@ impl Sweeping {
     ///
     /// # Errors
     /// When there can be no further thread.
-    pub fn start(sweeper: Sweeper, timeouts: &Timeouts) -> std::io::Result<Self> {
+    pub fn start(
+        sweeper: Sweeper,
+        timeouts: &Timeouts,
+        bindings: Arc<Bindings>,
+    ) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let mut interval = interval_for(timeouts);
         let thread = thread::Builder::new()
@@ -47,7 +51,10 @@ impl Sweeping {
                         interval = interval_for(&timeouts);
                         continue;
                     }
-                    Ok(Order::Purge(desired)) => purge(&sweeper, &desired),
+                    // By the plan that is in force when an entry is looked at, not by the one that asked.
+                    Ok(Order::Purge) => sweep(&sweeper, &|client, backend| {
+                        bindings.is_bound(client, backend)
+                    }),
                     Err(RecvTimeoutError::Timeout) => sweep(&sweeper, &|_, _| true),
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
@@ -65,8 +72,8 @@ impl Sweeping {
     }
 
     /// Takes out connections whose service no longer has their VIP and port.
-    pub fn purge(&self, desired: &Desired) {
-        self.send(Order::Purge(Box::new(desired.clone())));
+    pub fn purge(&self) {
+        self.send(Order::Purge);
     }
 
     fn send(&self, order: Order) {
@@ -119,18 +126,4 @@ fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>) -> Duration {
         Err(error) => warn!("connection tables not swept: {error}"),
     }
     start.elapsed()
-}
-
-fn purge(sweeper: &Sweeper, desired: &Desired) -> Duration {
-    sweep(sweeper, &|client: &Flow, backend: u32| {
-        let (vip, port) = client.destination;
-        let service = desired.still_bound(vip, client.protocol, port);
-        // A backend that is gone is the datapath's to replace, on the connection's next packet.
-        service.is_some_and(|service| {
-            desired
-                .backends
-                .get(&backend)
-                .is_none_or(|b| b.service == service)
-        })
-    })
 }
