@@ -186,9 +186,9 @@ struct settings {
 	__u32 unknown_port;   /* enum refusal */
 	__u16 nat_port_first; /* full-nat source ports, host order, inclusive */
 	__u16 nat_port_last;
-	__u32 hz;	     /* jiffies a second; with the next two, what a time in jiffies means */
-	__u64 clock_jiffies; /* when CLOCK_MONOTONIC was */
-	__u64 clock_monotonic; /* ns */
+	__u32 hz;	  /* jiffies a second; with the next one, what a time in jiffies means */
+	__u64 clock_zero; /* CLOCK_MONOTONIC at jiffy 0, in ns, wrapped. One word: it is read while
+			     it is written */
 	__be16 gue_port;
 	__u16 pad;
 	__u32 new_flows; /* entries for new flows that each CPU makes in a second, of each kind */

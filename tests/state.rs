@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use xdplb::config::blocklist::Contents;
@@ -16,7 +16,7 @@ use xdplb::config::{
 };
 use xdplb::state::maglev::{size_for, MAX_SLOTS};
 use xdplb::state::ports::{cover, merge, PortPrefix};
-use xdplb::state::regions::{capacity_for, Regions, GRACE};
+use xdplb::state::regions::{capacity_for, Regions};
 use xdplb::state::{
     bindings_changed, filter, plan, Backend, Desired, Echo, Family, Health, Hop, OwnAddress,
     PlanError, PoolSlice, Vip, World, NAT_POOL_LIMIT,
@@ -36,6 +36,7 @@ fn config(services: Vec<config::Service>) -> Config {
             interfaces: vec!["eth0".into()],
             xdp_mode: XdpMode::Auto,
             pin_dir: PathBuf::from("/sys/fs/bpf/xdplb"),
+            run_dir: PathBuf::from("/run/xdplb"),
             addresses: Vec::new(),
             hash_seed: 0,
             unknown_port: Refusal::Pass,
@@ -1464,53 +1465,51 @@ fn filter_bits_are_those_of_the_datapath() {
 
 #[test]
 fn a_released_region_rests_and_is_joined_again() {
-    let start = Instant::now();
     let mut regions = Regions::new(1000);
-    assert_eq!(regions.allocate(400, start), Some(0));
-    assert_eq!(regions.allocate(600, start), Some(400));
-    assert_eq!(regions.allocate(1, start), None);
-    assert!(regions.release(0, 400, start));
-    assert!(regions.release(400, 600, start + GRACE / 2));
-    assert!(
-        !regions.release(400, 600, start),
-        "it is not in use any more"
-    );
-    assert_eq!(regions.earliest_release(), Some(start + GRACE));
-    assert_eq!(regions.allocate(1, start + GRACE / 2), None);
-    assert_eq!(regions.allocate(1000, start + GRACE), None);
-    assert_eq!(regions.allocate(1000, start + 2 * GRACE), Some(0));
-    assert_eq!(regions.earliest_release(), None);
+    assert_eq!(regions.allocate(400), Some(0));
+    assert_eq!(regions.allocate(600), Some(400));
+    assert_eq!(regions.allocate(1), None);
+    assert!(!regions.has_released());
+    assert!(regions.release(0, 400));
+    assert!(!regions.release(0, 400), "it is not in use any more");
+    assert!(regions.has_released());
+    assert_eq!(regions.allocate(1), None);
+    regions.reclaim();
+    assert!(!regions.has_released());
+    assert_eq!(regions.allocate(400), Some(0));
+    assert!(regions.release(400, 600) && regions.release(0, 400));
+    regions.reclaim();
+    assert_eq!(regions.allocate(1000), Some(0));
 }
 
 #[test]
 fn odd_requests_change_nothing() {
-    let now = Instant::now();
     let mut regions = Regions::new(100);
-    assert_eq!(regions.allocate(0, now), None);
-    assert_eq!(regions.allocate(101, now), None);
+    assert_eq!(regions.allocate(0), None);
+    assert_eq!(regions.allocate(101), None);
     assert!(
         !regions.reserve(50, 51) && !regions.reserve(u32::MAX, u32::MAX) && !regions.reserve(0, 0)
     );
     assert!(regions.reserve(10, 20));
     assert!(!regions.reserve(29, 1));
-    assert!(!regions.release(10, 19, now));
-    assert_eq!(regions.allocate(10, now), Some(0));
-    assert_eq!(regions.allocate(70, now), Some(30));
-    assert_eq!(Regions::new(0).allocate(1, now), None);
+    assert!(!regions.release(10, 19));
+    assert_eq!(regions.allocate(10), Some(0));
+    assert_eq!(regions.allocate(70), Some(30));
+    assert_eq!(Regions::new(0).allocate(1), None);
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Allocate(u32),
     Release(prop::sample::Index),
-    Wait(u64),
+    Reclaim,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => prop_oneof![Just(251), Just(2039), Just(16_381), 1..5000u32].prop_map(Step::Allocate),
         2 => any::<prop::sample::Index>().prop_map(Step::Release),
-        1 => (0..150u64).prop_map(Step::Wait),
+        1 => Just(Step::Reclaim),
     ]
 }
 
@@ -1525,15 +1524,13 @@ proptest! {
     fn regions_never_overlap_and_none_is_lost(steps in prop::collection::vec(step(), 0..200)) {
         const CAPACITY: u32 = 60_000;
         let mut regions = Regions::new(CAPACITY);
-        let mut now = Instant::now();
         let mut live: Vec<(u32, u32)> = Vec::new();
-        let mut resting: Vec<(Instant, (u32, u32))> = Vec::new();
+        let mut resting: Vec<(u32, u32)> = Vec::new();
         for step in steps {
             match step {
                 Step::Allocate(size) => {
-                    let allocated = regions.allocate(size, now);
-                    resting.retain(|(until, _)| *until > now);
-                    let taken = || live.iter().chain(resting.iter().map(|(_, region)| region));
+                    let allocated = regions.allocate(size);
+                    let taken = || live.iter().chain(&resting);
                     if let Some(offset) = allocated {
                         prop_assert!(offset + size <= CAPACITY);
                         prop_assert!(taken().all(|region| !overlap(*region, (offset, size))));
@@ -1546,17 +1543,21 @@ proptest! {
                 }
                 Step::Release(which) if !live.is_empty() => {
                     let (offset, size) = live.swap_remove(which.index(live.len()));
-                    prop_assert!(regions.release(offset, size, now));
-                    resting.push((now + GRACE, (offset, size)));
+                    prop_assert!(regions.release(offset, size));
+                    resting.push((offset, size));
                 }
                 Step::Release(_) => {}
-                Step::Wait(ms) => now += Duration::from_millis(ms),
+                Step::Reclaim => {
+                    regions.reclaim();
+                    resting.clear();
+                }
             }
         }
         for (offset, size) in live {
-            prop_assert!(regions.release(offset, size, now));
+            prop_assert!(regions.release(offset, size));
         }
-        prop_assert_eq!(regions.allocate(CAPACITY, now + GRACE), Some(0));
+        regions.reclaim();
+        prop_assert_eq!(regions.allocate(CAPACITY), Some(0));
     }
 
     /// However backends are spread over services, their tables fit, the two largest twice.

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags};
@@ -57,15 +56,20 @@ impl Datapath {
         self.write_settings(settings);
         // What protects a service is there before the service.
         let (tables, totals) = (&mut self.tables, &mut self.totals);
-        self.policies
-            .write(&desired.policies, self.clock, &mut tables.settings)?;
-        self.firewall.write(desired.firewall.as_ref())?;
+        self.policies.write(
+            &desired.policies,
+            self.clock,
+            &mut tables.settings,
+            &tables.grace,
+        )?;
+        self.firewall
+            .write(desired.firewall.as_ref(), &tables.grace)?;
         if desired.firewall.is_some() {
             tables.admit(true, self.firewall.take_changed());
         }
         self.allowed.widen(desired)?;
         tables.widen_filter(desired);
-        let sources = tables.write_sources(desired);
+        let sources = tables.write_sources(desired)?;
         let is_usable = |backend: &state::Backend| backend.usable;
         tables.write_backends(desired, is_usable, sources, totals)?;
         for (&id, service) in &desired.services {
@@ -81,7 +85,8 @@ impl Datapath {
         tables.narrow_filter(desired, longest(&settings.timeouts));
         // Last: whoever is let in from here on is let in by the rules and prefixes that are there now.
         tables.admit(desired.firewall.is_some(), self.allowed.take_changed());
-        self.firewall.clear(desired.firewall.as_ref())
+        self.firewall
+            .clear(desired.firewall.as_ref(), &self.tables.grace)
     }
 
     fn write_settings(&mut self, settings: &Settings) {
@@ -116,8 +121,7 @@ impl Datapath {
             nat_port_first: settings.nat_ports.0,
             nat_port_last: settings.nat_ports.1,
             hz: clock.hz,
-            clock_jiffies: clock.jiffies,
-            clock_monotonic: clock.monotonic,
+            clock_zero: clock.zero,
             gue_port: settings.gue_port.to_be(),
             pad: 0,
             new_flows: new_flows(&self.limits, self.cpus),
@@ -225,7 +229,7 @@ impl Tables {
 
     /// Writes the pool of full-nat addresses to the half of the array that is not in use, unless it is
     /// the one in use; gives back where it is.
-    fn write_sources(&mut self, desired: &Desired) -> u32 {
+    fn write_sources(&mut self, desired: &Desired) -> Result<u32, Error> {
         let half = NAT_POOL_LIMIT as u32;
         let holds = |tables: &Tables, start: u32| {
             (start..).zip(&desired.nat_pool).all(|(index, &address)| {
@@ -236,8 +240,12 @@ impl Tables {
             })
         };
         if holds(self, self.sources) {
-            return self.sources;
+            return Ok(self.sources);
         }
+        if self.sources_released {
+            self.grace.wait()?;
+        }
+        self.sources_released = true;
         self.sources = half - self.sources;
         for (index, &address) in (self.sources..).zip(&desired.nat_pool) {
             self.nat_pool.set(
@@ -247,7 +255,7 @@ impl Tables {
                 },
             );
         }
-        self.sources
+        Ok(self.sources)
     }
 
     fn write_backend(
@@ -394,18 +402,18 @@ impl Tables {
         let Ok(size @ 1..) = u32::try_from(service.table.len()) else {
             return Ok(0);
         };
-        let offset = loop {
-            let now = Instant::now();
-            if let Some(offset) = self.regions.allocate(size, now) {
-                break offset;
+        let offset = match self.regions.allocate(size) {
+            None if self.regions.has_released() => {
+                self.grace.wait()?;
+                self.regions.reclaim();
+                self.regions.allocate(size)
             }
-            // Regions let go of a moment ago may still be read; they are free soon.
-            let Some(release) = self.regions.earliest_release() else {
-                return Err(Error::Regions {
-                    service: service.name.clone(),
-                });
-            };
-            thread::sleep(release.saturating_duration_since(now));
+            offset => offset,
+        };
+        let Some(offset) = offset else {
+            return Err(Error::Regions {
+                service: service.name.clone(),
+            });
         };
         for (slot, &backend) in (offset..).zip(service.table.iter()) {
             // A pair's other half may belong to a neighbouring region: it is written as it was.
@@ -420,7 +428,7 @@ impl Tables {
     fn release(&mut self, table: u64) {
         let (offset, size) = region_parts(table);
         if size > 0 {
-            self.regions.release(offset, size, Instant::now());
+            self.regions.release(offset, size);
         }
     }
 

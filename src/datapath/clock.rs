@@ -1,68 +1,57 @@
 //! The datapath's clock: what its jiffies mean in time.
 //!
-//! The datapath stamps entries with jiffies, since reading them costs nothing; how many there are in a
-//! second is a choice of the kernel's build that it does not tell user space.
+//! The datapath stamps entries with jiffies, since reading them costs nothing. How long one lasts is a choice
+//! of the kernel's build (CONFIG_HZ); it is the resolution of the coarse clocks, which the kernel tells.
 
-use std::thread;
 use std::time::Duration;
 
 use libbpf_rs::{ProgramInput, ProgramMut};
-use nix::time::{clock_gettime, ClockId};
+use nix::time::{clock_getres, clock_gettime, ClockId};
 
 use super::abi::{bytes_of, clock_reading, from_bytes, settings};
 use super::Error;
 
-/// Long enough to tell 250 from 300 when both ends are off by one.
-const CALIBRATION: Duration = Duration::from_millis(120);
-/// What kernels are built with (Kconfig.hz; 1024 and 128 on some).
-const USUAL: [u32; 6] = [100, 128, 250, 300, 1000, 1024];
 /// Timeouts are compared as signed differences; entries older than this are swept long before.
 const LONGEST: u32 = 1 << 30;
 
-/// Jiffies and CLOCK_MONOTONIC at one moment, and how fast the one goes by the other.
+/// How jiffies and CLOCK_MONOTONIC go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clock {
     /// Jiffies a second.
     pub hz: u32,
-    /// The moment in jiffies.
-    pub jiffies: u64,
-    /// The moment in ns.
-    pub monotonic: u64,
+    /// CLOCK_MONOTONIC at jiffy 0, in ns, wrapped.
+    pub zero: u64,
 }
 
 impl Clock {
-    /// Asks the kernel, for about a tenth of a second.
+    /// Asks the kernel. To be repeated now and then: where the tick comes from a timer that a busy host loses
+    /// interrupts of, jiffies fall behind.
     ///
     /// # Errors
-    /// When the `clock` program cannot be run.
-    pub fn calibrate(program: &ProgramMut<'_>) -> Result<Self, Error> {
-        let start = read(program)?;
-        thread::sleep(CALIBRATION);
-        let end = read(program)?;
-        let ticks = end.jiffies.saturating_sub(start.jiffies) as f64;
-        let seconds =
-            Duration::from_nanos(end.monotonic.saturating_sub(start.monotonic)).as_secs_f64();
-        Ok(Clock {
-            hz: usual_rate(ticks / seconds),
-            jiffies: end.jiffies,
-            monotonic: end.monotonic,
-        })
+    /// When the `clock` program cannot be run, or the kernel does not tell its clock's resolution.
+    pub fn read(program: &ProgramMut<'_>) -> Result<Self, Error> {
+        let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+            .map(Duration::from)
+            .map_err(|error| Error::Tick(error.into()))?;
+        let clock_reading { jiffies, monotonic } = reading(program)?;
+        let hz = rate_of(tick);
+        let zero = monotonic.wrapping_sub(jiffies.wrapping_mul(tick_of(hz)));
+        Ok(Clock { hz, zero })
     }
 
     /// As the daemon left it in `settings`; `None` if it has not.
     pub fn from_settings(settings: &settings) -> Option<Self> {
         (settings.hz != 0).then_some(Clock {
             hz: settings.hz,
-            jiffies: settings.clock_jiffies,
-            monotonic: settings.clock_monotonic,
+            zero: settings.clock_zero,
         })
     }
 
     /// Now, in jiffies.
     pub fn jiffies_now(&self) -> u64 {
-        let elapsed = monotonic().saturating_sub(Duration::from_nanos(self.monotonic));
-        let ticks = elapsed.as_nanos() * u128::from(self.hz) / 1_000_000_000;
-        self.jiffies.wrapping_add(ticks as u64)
+        // Some 584 years after the start it would begin anew.
+        let monotonic = monotonic().as_nanos() as u64;
+        monotonic.wrapping_sub(self.zero) / tick_of(self.hz)
     }
 
     /// The low 32 bits of [`Clock::jiffies_now`], as entries hold them.
@@ -97,7 +86,7 @@ fn monotonic() -> Duration {
         .unwrap_or_default()
 }
 
-fn read(program: &ProgramMut<'_>) -> Result<clock_reading, Error> {
+fn reading(program: &ProgramMut<'_>) -> Result<clock_reading, Error> {
     let mut context = bytes_of(&clock_reading::default()).to_vec();
     let input = ProgramInput {
         context_in: Some(&mut context),
@@ -111,21 +100,17 @@ fn read(program: &ProgramMut<'_>) -> Result<clock_reading, Error> {
     })
 }
 
-/// The usual rate that is nearest, unless the measurement is far from all of them.
-fn usual_rate(measured: f64) -> u32 {
-    let nearest = USUAL
-        .into_iter()
-        .min_by(|a, b| {
-            (f64::from(*a) - measured)
-                .abs()
-                .total_cmp(&(f64::from(*b) - measured).abs())
-        })
-        .unwrap_or(USUAL[0]);
-    if (f64::from(nearest) - measured).abs() <= f64::from(nearest) * 0.15 {
-        nearest
-    } else {
-        (measured.round() as u32).max(1)
-    }
+/// How long a jiffy lasts, in ns: TICK_NSEC of the kernel, which counts them by CLOCK_MONOTONIC.
+fn tick_of(hz: u32) -> u64 {
+    let hz = u64::from(hz.max(1));
+    ((1_000_000_000 + hz / 2) / hz).max(1)
+}
+
+/// Ticks a second of ticks so long, rounded: 300 a second last 3,333,333 ns each.
+fn rate_of(tick: Duration) -> u32 {
+    let second = Duration::from_secs(1).as_nanos();
+    let tick = tick.as_nanos().clamp(1, second);
+    u32::try_from((second + tick / 2) / tick).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -133,27 +118,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_usual_rate() {
-        for (measured, rate) in [
-            (99.2, 100),
-            (241.7, 250),
-            (258.0, 250),
-            (291.7, 300),
-            (1008.3, 1000),
-            (2000.0, 2000),
-            (0.0, 1),
+    fn the_kernels_rates() {
+        // TICK_NSEC of kernels built with each of Kconfig.hz's choices.
+        for (nanoseconds, rate) in [
+            (10_000_000, 100),
+            (7_812_500, 128),
+            (4_000_000, 250),
+            (3_906_250, 256),
+            (3_333_333, 300),
+            (1_000_000, 1000),
+            (976_563, 1024),
+            (833_333, 1200),
         ] {
-            assert_eq!(usual_rate(measured), rate, "{measured}");
+            assert_eq!(rate_of(Duration::from_nanos(nanoseconds)), rate);
+            assert_eq!(tick_of(rate), nanoseconds);
         }
+        assert_eq!(rate_of(Duration::ZERO), 1_000_000_000);
+        assert_eq!(rate_of(Duration::MAX), 1);
     }
 
     #[test]
     fn durations() {
-        let clock = Clock {
-            hz: 250,
-            jiffies: 0,
-            monotonic: 0,
-        };
+        let clock = Clock { hz: 250, zero: 0 };
         assert_eq!(clock.jiffies_of(Duration::from_secs(30)), 7500);
         assert_eq!(clock.jiffies_of(Duration::from_nanos(1)), 1);
         assert_eq!(clock.jiffies_of(Duration::from_secs(u64::MAX)), LONGEST);

@@ -6,17 +6,15 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::thread;
-use std::time::Instant;
 
 use libbpf_rs::MapHandle;
 
 use super::abi::{self, bytes_of, from_bytes, name_to, words_of};
 use super::array::Array;
+use super::grace::Grace;
 use super::{batch, percpu, Error};
 use crate::config::{self, Family, Prefix, RuleAction, RuleProtocol};
 use crate::state::firewall::{self as state, Level, Node, Rule, Step};
-use crate::state::regions::GRACE;
 
 const NO_LEVEL: u32 = abi::xdplb_limit::NO_LEVEL.0;
 
@@ -27,8 +25,8 @@ pub(super) struct FirewallMaps {
     steps: Array<abi::fw_step>,
     rules: Array<abi::fw_rule>,
     hits: MapHandle,
-    /// When packets were last led away from a half of `levels` and `steps`.
-    released: Option<Instant>,
+    /// Packets may still be on their way through a half of `levels` and `steps` that is out of use.
+    released: bool,
     /// What the maps hold. `None`: that is not known.
     applied: Option<Option<Arc<state::Ruleset>>>,
     /// Whether what is let in has changed since it was last asked.
@@ -55,7 +53,7 @@ impl FirewallMaps {
             steps: Array::map(&map("fw_steps")?)?,
             rules: Array::map(&map("fw_rules")?)?,
             hits: map("fw_hits")?,
-            released: None,
+            released: false,
             applied: None,
             changed: false,
         })
@@ -69,7 +67,11 @@ impl FirewallMaps {
     /// Puts the rules and blocklists in force; without a firewall does nothing, which is
     /// [`FirewallMaps::clear`]'s part. Nothing is looked at when it is the one that was written last: a plan is
     /// made whenever a neighbour changes, and comparing half a million prefixes takes half a second.
-    pub(super) fn write(&mut self, desired: Option<&Arc<state::Ruleset>>) -> Result<(), Error> {
+    pub(super) fn write(
+        &mut self,
+        desired: Option<&Arc<state::Ruleset>>,
+        grace: &Grace,
+    ) -> Result<(), Error> {
         let Some(firewall) = desired else {
             return Ok(());
         };
@@ -82,7 +84,7 @@ impl FirewallMaps {
         let in_use = self.half_in_use(&live);
         let half = match in_use.filter(|half| self.holds_rules(*half, firewall)) {
             Some(half) => half,
-            None => self.write_rules(in_use, firewall),
+            None => self.write_rules(in_use, firewall, grace)?,
         };
         self.describe(firewall)?;
 
@@ -114,7 +116,7 @@ impl FirewallMaps {
             .collect();
         let written = batch::update(&self.prefixes, &keys, &values)
             .and_then(|()| batch::delete(&self.prefixes, &obsolete.concat()));
-        self.released = Some(Instant::now());
+        self.released = true;
         written?;
         self.applied = Some(Some(Arc::clone(firewall)));
         Ok(())
@@ -122,7 +124,11 @@ impl FirewallMaps {
 
     /// Empties the maps if there is to be no firewall. No packet may ask it any more from before the call
     /// on.
-    pub(super) fn clear(&mut self, desired: Option<&Arc<state::Ruleset>>) -> Result<(), Error> {
+    pub(super) fn clear(
+        &mut self,
+        desired: Option<&Arc<state::Ruleset>>,
+        grace: &Grace,
+    ) -> Result<(), Error> {
         if desired.is_some() || self.holds(desired) {
             return Ok(());
         }
@@ -130,7 +136,7 @@ impl FirewallMaps {
         let obsolete: Vec<u8> = self.read_nodes()?.into_keys().flatten().collect();
         if !obsolete.is_empty() {
             // Packets that have begun to ask.
-            thread::sleep(GRACE);
+            grace.wait()?;
             batch::delete(&self.prefixes, &obsolete)?;
         }
         self.describe(&state::Ruleset::default())?;
@@ -229,11 +235,17 @@ impl FirewallMaps {
 
     /// Writes levels and steps to the half that is not in use, once packets that may still be on their way
     /// through it have left it.
-    fn write_rules(&mut self, in_use: Option<Side>, firewall: &state::Ruleset) -> Side {
+    fn write_rules(
+        &mut self,
+        in_use: Option<Side>,
+        firewall: &state::Ruleset,
+        grace: &Grace,
+    ) -> Result<Side, Error> {
         let [first, second] = self.halves();
         let half = if in_use == Some(first) { second } else { first };
-        if let Some(released) = self.released {
-            thread::sleep(GRACE.saturating_sub(released.elapsed()));
+        if self.released {
+            grace.wait()?;
+            self.released = false;
         }
         for (index, level) in (half.level..).zip(&firewall.levels) {
             self.levels.set(index, &level_value(level, half));
@@ -241,7 +253,7 @@ impl FirewallMaps {
         for (index, step) in (half.step..).zip(&firewall.steps) {
             self.steps.set(index, &step_value(step));
         }
-        half
+        Ok(half)
     }
 
     /// Says what each id stands for; one that stands for another rule than before begins to count anew.

@@ -12,6 +12,7 @@ mod batch;
 pub mod clock;
 pub mod connections;
 mod firewall;
+mod grace;
 pub(crate) mod link;
 mod percpu;
 pub mod pins;
@@ -41,6 +42,7 @@ pub use apply::Settings;
 use array::Array;
 pub use attach::Interface;
 use clock::Clock;
+use grace::Grace;
 pub use link::Mode;
 use pins::PinDir;
 pub use view::View;
@@ -91,6 +93,9 @@ pub enum Error {
         /// libbpf's error.
         source: libbpf_rs::Error,
     },
+    /// The system does not say how long a jiffy lasts.
+    #[error("cannot read the resolution of CLOCK_MONOTONIC_COARSE: {0}")]
+    Tick(io::Error),
     /// XDP could not be attached to an interface.
     #[error("cannot attach XDP to {interface}: {reason}")]
     Attach {
@@ -175,7 +180,10 @@ struct Tables {
     interfaces: Array<abi::interface>,
     /// Where in `nat_pool` the pool in use begins.
     sources: u32,
+    /// Packets may still be on their way through the other half of it.
+    sources_released: bool,
     regions: Regions,
+    grace: Grace,
     /// Addresses of backends that the plans no longer have, and since when.
     retired: BTreeMap<IpAddr, Instant>,
 }
@@ -287,7 +295,9 @@ impl Datapath {
             nat_pool: Array::map(&maps.nat_pool)?,
             interfaces: Array::map(&maps.interfaces)?,
             sources: 0,
+            sources_released: false,
             regions: Regions::new(regions::capacity_for(limits)),
+            grace: Grace::new()?,
             retired: BTreeMap::new(),
         };
         let map = |name: &str| handle(&skeleton, name);
@@ -297,7 +307,7 @@ impl Datapath {
         );
         let (policies, totals) = (policies::Policies::new(map)?, totals::Totals::new(map)?);
         let cpus = libbpf_rs::num_possible_cpus().map_err(refused)?;
-        let clock = Clock::calibrate(&skeleton.progs.clock)?;
+        let clock = Clock::read(&skeleton.progs.clock)?;
         Ok(Datapath {
             attached: BTreeMap::new(),
             pins: None,
@@ -326,6 +336,23 @@ impl Datapath {
     /// The datapath's clock.
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// Reads the clock again, and has `settings` say so: others go on from there.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was known of it stays.
+    pub fn read_clock(&mut self) -> Result<(), Error> {
+        self.clock = Clock::read(&self.skeleton.progs.clock)?;
+        let settings = &mut self.tables.settings;
+        if let Some(live) = settings.get(0).filter(|live| live.hz != 0) {
+            let value = abi::settings {
+                clock_zero: self.clock.zero,
+                ..live
+            };
+            settings.set(0, &value);
+        }
+        Ok(())
     }
 
     /// The packet program, for running it over packets.

@@ -2,16 +2,15 @@
 //! remembers of the policy that had a slot before.
 
 use std::collections::BTreeMap;
-use std::thread;
 
 use libbpf_rs::MapHandle;
 
 use super::abi::{self, bytes_of, name_to};
 use super::array::Array;
 use super::clock::Clock;
+use super::grace::Grace;
 use super::{percpu, Error};
 use crate::config::{Policy, PolicyAction, PolicyProtocol};
-use crate::state::regions::GRACE;
 
 /// Slots of each class.
 const SLOTS: u32 = abi::xdplb_limit::POLICY_LIMIT.0;
@@ -45,6 +44,7 @@ impl Policies {
         desired: &BTreeMap<(PolicyProtocol, u8), Policy>,
         clock: Clock,
         settings: &mut Array<abi::settings>,
+        grace: &Grace,
     ) -> Result<(), Error> {
         let mut wanted = BTreeMap::new();
         let mut bits = [0_u32; CLASSES];
@@ -73,7 +73,7 @@ impl Policies {
         }
         if settings.set(0, &staying) {
             // Packets that have seen the bit.
-            thread::sleep(GRACE);
+            grace.wait()?;
         }
         if !changed.is_empty() {
             self.forget(&masks);
@@ -160,11 +160,7 @@ mod tests {
 
     use super::*;
 
-    const CLOCK: Clock = Clock {
-        hz: 250,
-        jiffies: 0,
-        monotonic: 0,
-    };
+    const CLOCK: Clock = Clock { hz: 250, zero: 0 };
 
     fn policy(limit: u32, burst: u32, action: PolicyAction) -> abi::dos_policy {
         let policy = Policy {

@@ -1,17 +1,13 @@
 //! Who owns which part of the flat array `maglev`.
 //!
-//! Owns the allocation of regions and the time that one stays untouched after its last reader could
-//! have found it. What the slots hold is [`super::maglev`]'s, and writing them the datapath's.
+//! Owns the allocation of regions, and keeping those apart that have been released but that a packet may
+//! still read. What the slots hold is [`super::maglev`]'s; writing them, and knowing when packets are
+//! through, the datapath's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
 
 use super::maglev::{MAX_SLOTS, SIZE_CLASSES};
 use crate::config::Limits;
-
-/// How long a released region is left alone: a packet that has read the old offset may still be on its
-/// way to the slot. Packets take microseconds; this allows for a virtual CPU that is put aside.
-pub const GRACE: Duration = Duration::from_millis(100);
 
 /// The regions of an array of slots. All offsets and sizes are in slots.
 #[derive(Debug, Clone)]
@@ -20,8 +16,9 @@ pub struct Regions {
     free: BTreeMap<u32, u32>,
     /// Size by offset.
     live: BTreeMap<u32, u32>,
-    /// When it may be used again, offset, size.
-    quarantined: BTreeSet<(Instant, u32, u32)>,
+    /// Offset and size of those that have been released: a packet that has read the old offset may still be
+    /// on its way to the slot.
+    released: BTreeSet<(u32, u32)>,
 }
 
 impl Regions {
@@ -35,14 +32,13 @@ impl Regions {
         Regions {
             free,
             live: BTreeMap::new(),
-            quarantined: BTreeSet::new(),
+            released: BTreeSet::new(),
         }
     }
 
     /// Takes the smallest free region that is large enough and gives its offset. `None`: none is now;
-    /// after [`Regions::earliest_release`] one may be. Of size 0 there is none.
-    pub fn allocate(&mut self, size: u32, now: Instant) -> Option<u32> {
-        self.reclaim(now);
+    /// after [`Regions::reclaim`] one may be. Of size 0 there is none.
+    pub fn allocate(&mut self, size: u32) -> Option<u32> {
         let fitting = self
             .free
             .iter()
@@ -66,21 +62,20 @@ impl Regions {
         fits
     }
 
-    /// Gives a region back; it can be allocated again once [`GRACE`] has passed. False, and nothing
+    /// Gives a region back; it can be allocated again after [`Regions::reclaim`]. False, and nothing
     /// changes, when no such region is in use.
-    pub fn release(&mut self, offset: u32, size: u32, now: Instant) -> bool {
+    pub fn release(&mut self, offset: u32, size: u32) -> bool {
         let known = self.live.get(&offset) == Some(&size);
         if known {
             self.live.remove(&offset);
-            self.quarantined
-                .insert((now.checked_add(GRACE).unwrap_or(now), offset, size));
+            self.released.insert((offset, size));
         }
         known
     }
 
-    /// When the next released region can be allocated again. `None`: none is waiting.
-    pub fn earliest_release(&self) -> Option<Instant> {
-        self.quarantined.first().map(|(when, ..)| *when)
+    /// Whether released regions wait to be reclaimed.
+    pub fn has_released(&self) -> bool {
+        !self.released.is_empty()
     }
 
     /// Cuts a region out of the free one at `start`, which has to contain it.
@@ -99,13 +94,10 @@ impl Regions {
         self.live.insert(offset, size);
     }
 
-    /// Frees what has waited long enough, joined with the free regions beside it.
-    fn reclaim(&mut self, now: Instant) {
-        while let Some(&(when, mut offset, mut size)) = self.quarantined.first() {
-            if when > now {
-                break;
-            }
-            self.quarantined.pop_first();
+    /// Frees all that has been released, joined with the free regions beside it. To be called when every
+    /// packet is through that began before the last release.
+    pub fn reclaim(&mut self) {
+        while let Some((mut offset, mut size)) = self.released.pop_first() {
             if let Some(after) = self.free.remove(&(offset + size)) {
                 size += after;
             }

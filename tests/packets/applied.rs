@@ -438,6 +438,22 @@ impl Lab {
     }
 }
 
+/// That jiffies go as the clock says: 250 a second taken for 300 would be off by 60 ms after that time.
+#[test]
+fn the_clock_goes_with_the_kernels() {
+    const TIME: Duration = Duration::from_millis(300);
+    let mut lab = Lab::new(STANDARD);
+    let before = lab.datapath.clock();
+    std::thread::sleep(TIME);
+    lab.datapath.read_clock().expect("the clock");
+    let after = lab.datapath.clock();
+    assert_eq!(before.hz, after.hz);
+    let off = after.zero.wrapping_sub(before.zero).cast_signed();
+    assert!(off.unsigned_abs() < 30_000_000, "{off} ns");
+    assert_eq!(lab.live().clock_zero, after.zero);
+    assert_eq!(lab.live().hz, after.hz);
+}
+
 #[test]
 fn policies_and_what_they_hold() {
     let mut lab = Lab::new(STANDARD);
