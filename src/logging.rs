@@ -1,9 +1,9 @@
 //! The program's log: one line a message, to stderr. Owns its form and its level, both of which a
 //! reload may change. `RUST_LOG` goes before the level of the file.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::{OnceLock, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Metadata, Record};
 use serde::Serialize;
@@ -59,37 +59,41 @@ impl log::Log for Logger {
 }
 
 fn build(config: Log) -> env_logger::Logger {
+    builder(config).build()
+}
+
+fn builder(config: Log) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(config.level);
     if let Ok(filters) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filters);
     }
+    // RFC 3339 in UTC, with milliseconds.
     match config.format {
-        LogFormat::Json => builder.format(|out, record| json(out, record, now())),
+        LogFormat::Json => builder.format(|out, record| {
+            let now = out.timestamp_millis();
+            json(out, record, &now)
+        }),
         // The journal has its own.
         LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
             builder.format(|out, record| text(out, record, None))
         }
-        LogFormat::Text => builder.format(|out, record| text(out, record, Some(now()))),
+        LogFormat::Text => builder.format(|out, record| {
+            let now = out.timestamp_millis();
+            text(out, record, Some(&now))
+        }),
     };
-    builder.build()
+    builder
 }
 
-/// Time since the epoch; a clock that is set before it reads as the epoch.
-fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-}
-
-fn text(out: &mut impl io::Write, record: &Record, now: Option<Duration>) -> io::Result<()> {
+fn text(out: &mut impl io::Write, record: &Record, now: Option<&dyn Display>) -> io::Result<()> {
     if let Some(now) = now {
-        write!(out, "{} ", timestamp(now))?;
+        write!(out, "{now} ")?;
     }
     writeln!(out, "{:<5} {}", record.level(), record.args())
 }
 
-fn json(out: &mut impl io::Write, record: &Record, now: Duration) -> io::Result<()> {
+fn json(out: &mut impl io::Write, record: &Record, now: &dyn Display) -> io::Result<()> {
     #[derive(Serialize)]
     struct Line<'a> {
         ts: String,
@@ -98,43 +102,13 @@ fn json(out: &mut impl io::Write, record: &Record, now: Duration) -> io::Result<
         message: String,
     }
     let line = Line {
-        ts: timestamp(now),
+        ts: now.to_string(),
         level: record.level().as_str(),
         target: record.target(),
         message: record.args().to_string(),
     };
     serde_json::to_writer(&mut *out, &line)?;
     writeln!(out)
-}
-
-/// RFC 3339 in UTC with milliseconds, of a time since the epoch.
-fn timestamp(since_epoch: Duration) -> String {
-    let seconds = since_epoch.as_secs();
-    let (year, month, day) = date(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let milliseconds = since_epoch.subsec_millis();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
-}
-
-/// The civil date of a day since 1970-01-01. Years begin in March here, so that the leap day is the
-/// last of its year and every month's first day is a linear function of its number.
-fn date(days: u64) -> (u64, u64, u64) {
-    /// Days in 400 years, after which the calendar repeats.
-    const ERA: u64 = 146_097;
-    /// From 0000-03-01 to 1970-01-01.
-    const OFFSET: u64 = 719_468;
-    let days = days + OFFSET;
-    let (era, day) = (days / ERA, days % ERA);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    (era * 400 + year + next, month, day)
 }
 
 #[cfg(test)]
@@ -152,27 +126,43 @@ mod tests {
         String::from_utf8(out).expect("text")
     }
 
+    /// What a logger writes of a message.
+    fn logged(format: LogFormat) -> String {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let mut builder = builder(Log {
+            level: log::LevelFilter::Info,
+            format,
+        });
+        let target = env_logger::Target::Pipe(Box::new(writer));
+        let logger = builder.target(target).build();
+        let record = Record::builder().args(format_args!("a message")).build();
+        log::Log::log(&logger, &record);
+        drop(logger);
+        io::read_to_string(reader).expect("a line")
+    }
+
     #[test]
-    fn timestamps() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_399, "2000-02-28T23:59:59.000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000Z"),
-            (951_868_800, "2000-03-01T00:00:00.000Z"),
-            (1_735_689_599, "2024-12-31T23:59:59.000Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
-        ] {
-            assert_eq!(timestamp(Duration::from_secs(seconds)), expected);
+    fn timestamps_are_rfc_3339_in_utc_with_milliseconds() {
+        let json: serde_json::Value =
+            serde_json::from_str(&logged(LogFormat::Json)).expect("an object");
+        let mut stamps = vec![json["ts"].as_str().expect("a text").to_owned()];
+        if std::env::var_os("JOURNAL_STREAM").is_none() {
+            let text = logged(LogFormat::Text);
+            stamps.push(text.split(' ').next().expect("a word").to_owned());
         }
-        assert_eq!(
-            timestamp(Duration::from_millis(1_007)),
-            "1970-01-01T00:00:01.007Z"
-        );
+        for stamp in stamps {
+            let form: String = stamp
+                .chars()
+                .map(|c| if c.is_ascii_digit() { '0' } else { c })
+                .collect();
+            assert_eq!(form, "0000-00-00T00:00:00.000Z", "{stamp}");
+            assert!(stamp.starts_with("20"), "{stamp}");
+        }
     }
 
     #[test]
     fn both_forms() {
-        let at = Duration::from_millis(1500);
+        let at: &dyn Display = &"1970-01-01T00:00:01.500Z";
         assert_eq!(
             lines(|out, record| text(out, record, Some(at))),
             "1970-01-01T00:00:01.500Z WARN  a \"quoted\"\nmessage\n"
