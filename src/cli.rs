@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::PIN_DIR;
+use crate::config::{PIN_DIR, RUN_DIR};
 use crate::number;
 use crate::prefix::{source_of, ParseError, Prefix};
 
@@ -48,6 +48,15 @@ pub enum Command {
         /// The configuration file
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the daemon read its file again; waits until it is in force, or refused
+    Reload {
+        /// The instance's run directory, datapath.run_dir
+        #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
+        run_dir: PathBuf,
         /// Print JSON
         #[arg(long)]
         json: bool,

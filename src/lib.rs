@@ -8,6 +8,7 @@ pub mod capabilities;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod datapath;
 pub mod decap;

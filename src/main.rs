@@ -49,6 +49,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let out = &mut io::stdout().lock();
     let done = match command {
         Command::Check { config, json } => commands::check::run(&config, json, out),
+        Command::Reload { run_dir, json } => commands::reload::run(&run_dir, json, out),
         Command::List { stats, rate, look } => commands::list::run(&look, stats, rate, out),
         Command::Conns {
             filter,

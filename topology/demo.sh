@@ -14,6 +14,7 @@ TOPOLOGY=router
 
 router="$TOPOLOGY_DIR/router.sh"
 pin_dir="/sys/fs/bpf/$STEM"
+run_dir="/run/$STEM-daemon"
 config="$STATE/lb.toml"
 log="$STATE/logs/xdplb"
 keep=
@@ -83,20 +84,6 @@ ended_or_logged() {
 	process_gone xdplb || logged "$1"
 }
 
-# reload: SIGHUP, and what the log says of it.
-reload() {
-	local lines pid
-	lines="$(wc -l <"$log")"
-	pid="$(process_alive xdplb)" || die "xdplb has ended"
-	printf '$ kill -HUP %s\n' "$pid"
-	kill -s HUP "$pid"
-	answered() {
-		tail -n "+$((lines + 1))" "$log" | grep -qiE 'reloaded|refused'
-	}
-	wait_for 10 answered || die "xdplb did not answer SIGHUP"
-	tail -n "+$((lines + 1))" "$log" | grep -iE 'reloaded|refused' | tail -n 1
-}
-
 title "What it takes: packages and the program"
 install_missing "$BUILD_REQUIREMENTS" "$TOPOLOGY_REQUIREMENTS"
 if [ -z "${XDPLB:-}" ]; then
@@ -109,7 +96,8 @@ echo "$XDPLB"
 title "A client, the balancer as a router, three web servers - in namespaces of this machine"
 "$router" down
 "$router" up --serve
-sed "s|^pin_dir = .*|pin_dir = \"$pin_dir\"|" "$TOPOLOGY_DIR/router.toml" >"$config"
+sed "s|^pin_dir = .*|pin_dir = \"$pin_dir\"|; s|^run_dir = .*|run_dir = \"$run_dir\"|" \
+	"$TOPOLOGY_DIR/router.toml" >"$config"
 "$router" status | grep -vE '^(dnsmasq|iperf3|nginx)-'
 
 title "xdplb, on the balancer's three interfaces"
@@ -143,7 +131,7 @@ established() {
 wait_for 5 established || die "the downloads do not show in xdplb conns"
 sed -i '/^name = "b2"/a state = "drain"' "$config"
 echo "lb.toml, [[service.backend]] name = \"b2\": state = \"drain\""
-reload
+run "xdplb reload" in_ns lb "$XDPLB" reload --run-dir "$run_dir"
 requests http://203.0.113.11 90
 look list
 failed=0
@@ -158,7 +146,7 @@ if [ -n "$keep" ]; then
 	cat <<-TEXT
 		requests:         $router exec client curl http://203.0.113.11/
 		the balancer:     $router exec lb $XDPLB list --pin-dir $pin_dir
-		configuration:    $config, then kill -HUP $(process_alive xdplb)
+		configuration:    $config, then $XDPLB reload --run-dir $run_dir
 		the log:          $log
 		take it down:     XDPLB_PREFIX=$PREFIX $router down
 		Each with XDPLB_PREFIX=$PREFIX in the environment.

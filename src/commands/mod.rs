@@ -1,5 +1,5 @@
-//! Commands other than balancing, one file each. They look at the pinned maps, or at the file; none
-//! needs the daemon.
+//! Commands other than balancing, one file each. Those that only look read the pinned maps or the file, and
+//! need no daemon; the others ask it through its control socket.
 
 pub mod check;
 pub mod completions;
@@ -10,6 +10,7 @@ pub mod firewall;
 pub mod list;
 pub mod man;
 pub mod rates;
+pub mod reload;
 pub mod stats;
 mod text;
 
@@ -40,6 +41,17 @@ pub enum Error {
         path: std::path::PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The daemon gave no answer.
+    #[error(transparent)]
+    Control(#[from] crate::control::client::Error),
+    /// The daemon keeps the configuration that it has.
+    #[error("{}\n{} was refused; xdplb keeps the previous configuration", faults.join("\n"), file.display())]
+    Refused {
+        /// Which file.
+        file: std::path::PathBuf,
+        /// Why, each a line.
+        faults: Vec<String>,
     },
     /// Nothing could be printed.
     #[error(transparent)]

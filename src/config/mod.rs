@@ -38,6 +38,8 @@ pub use place::Place;
 
 /// `datapath.pin_dir` without one in the file.
 pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
+/// `datapath.run_dir` without one in the file.
+pub const RUN_DIR: &str = "/run/xdplb";
 /// The most interfaces that XDP may be attached to; `SLOT_LIMIT` of the datapath.
 pub const INTERFACE_LIMIT: usize = 64;
 /// The most addresses in the full-nat source pool; `NAT_POOL_LIMIT` of the datapath.
@@ -149,6 +151,8 @@ pub struct Datapath {
     pub xdp_mode: XdpMode,
     /// A directory on a bpffs; one directory is one instance.
     pub pin_dir: PathBuf,
+    /// The directory of the lock and the control socket; one directory is one instance.
+    pub run_dir: PathBuf,
     /// Our own addresses: the full-nat source pool, and where tunnels begin. Empty: the interfaces' own.
     pub addresses: Vec<IpAddr>,
     /// Seed of the flow hash and of the Maglev permutations.

@@ -36,6 +36,7 @@ pub(super) struct Datapath {
     pub interfaces: Option<At<List<String>>>,
     pub xdp_mode: Option<At<XdpMode>>,
     pub pin_dir: Option<At<PathBuf>>,
+    pub run_dir: Option<At<PathBuf>>,
     pub addresses: Option<At<List<IpAddr>>>,
     pub hash_seed: Option<At<u64>>,
     pub unknown_port: Option<At<Refusal>>,
@@ -175,7 +176,8 @@ fn datapath(mut table: Table, report: &mut Report) -> Datapath {
     let datapath = Datapath {
         interfaces: table.required_list("interfaces", r#"["eth0"]"#, report, value::interface),
         xdp_mode: table.optional("xdp_mode", report, value::keyword),
-        pin_dir: table.optional("pin_dir", report, value::directory),
+        pin_dir: table.optional("pin_dir", report, value::pin_directory),
+        run_dir: table.optional("run_dir", report, value::run_directory),
         addresses: table.list("addresses", r#"["192.0.2.1"]"#, report, value::own_address),
         hash_seed: table.optional("hash_seed", report, value::hash_seed),
         unknown_port: table.optional("unknown_port", report, value::keyword),

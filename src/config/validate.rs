@@ -14,7 +14,7 @@ use super::raw;
 use super::report::Report;
 use super::{
     AdminState, Backend, Config, Datapath, Family, Forward, HashBy, Limits, Log, PortRange,
-    Refusal, Service, Timeouts, Tunnel, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT, PIN_DIR,
+    Refusal, Service, Timeouts, Tunnel, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT, PIN_DIR, RUN_DIR,
 };
 
 /// The configuration that `file` describes; worth something only if `report` then has no errors.
@@ -546,6 +546,7 @@ fn build(file: raw::File) -> Config {
                 .unwrap_or_default(),
             xdp_mode: given(datapath.xdp_mode, XdpMode::Auto),
             pin_dir: given(datapath.pin_dir, PathBuf::from(PIN_DIR)),
+            run_dir: given(datapath.run_dir, PathBuf::from(RUN_DIR)),
             addresses: datapath
                 .addresses
                 .map(|list| items(list.value))

@@ -138,15 +138,33 @@ pub(super) fn interface(value: &DeValue) -> Result<String, String> {
     ))
 }
 
-pub(super) fn directory(value: &DeValue) -> Result<PathBuf, String> {
-    let text = string(value, "\"/sys/fs/bpf/xdplb\"")?;
+pub(super) fn pin_directory(value: &DeValue) -> Result<PathBuf, String> {
+    directory(
+        value,
+        "an absolute path on a bpffs such as",
+        "\"/sys/fs/bpf/xdplb\"",
+    )
+}
+
+pub(super) fn run_directory(value: &DeValue) -> Result<PathBuf, String> {
+    /// Room for the name of the socket, sun_path of unix(7).
+    const LONGEST: usize = 107 - "/control.sock".len();
+    let path = directory(value, "an absolute path such as", "\"/run/xdplb\"")?;
+    let length = path.as_os_str().len();
+    if length > LONGEST {
+        return Err(format!(
+            "is {length} bytes long, and a socket's name leaves room for {LONGEST}; write a shorter path"
+        ));
+    }
+    Ok(path)
+}
+
+fn directory(value: &DeValue, form: &str, example: &'static str) -> Result<PathBuf, String> {
+    let text = string(value, example)?;
     if text.starts_with('/') && !text.contains('\0') {
         return Ok(PathBuf::from(text));
     }
-    Err(format!(
-        "is {}; write an absolute path on a bpffs such as \"/sys/fs/bpf/xdplb\"",
-        quoted(text)
-    ))
+    Err(format!("is {}; write {form} {example}", quoted(text)))
 }
 
 /// A file, absolute or from where the configuration is.

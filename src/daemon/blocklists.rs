@@ -3,18 +3,23 @@
 //! Owns what becomes of a list that cannot be used on a reload: a list is often made by another program,
 //! and whoever changes a service is not to be held up by it, nor left without the list.
 
-use log::{error, info};
+use log::info;
 
 use crate::config::blocklist::{self, Contents};
 use crate::config::{self, NamedFile};
 use crate::prefix;
 
-/// Reads these blocklists. One that cannot be used is logged, and keeps its contents in `known`.
+/// Reads these blocklists. In place of one that cannot be used go its contents in `known`; the faults of such
+/// lists come back beside the contents, for the operator.
 ///
 /// # Errors
 /// With the faults of those that are not in `known` either.
-pub fn reload(lists: &[NamedFile], known: &Contents) -> Result<Contents, config::Error> {
+pub fn reload(
+    lists: &[NamedFile],
+    known: &Contents,
+) -> Result<(Contents, Vec<String>), config::Error> {
     let mut contents = Contents::new();
+    let mut kept = Vec::new();
     let mut faults = Vec::new();
     for (path, read) in blocklist::read(lists, known) {
         match (read, known.get(path)) {
@@ -22,21 +27,19 @@ pub fn reload(lists: &[NamedFile], known: &Contents) -> Result<Contents, config:
                 contents.insert(path.clone(), prefixes);
             }
             (Err(fault), Some(before)) => {
-                for line in fault.to_string().lines() {
-                    error!("{line}");
-                }
-                error!(
+                kept.extend(fault.to_string().lines().map(str::to_owned));
+                kept.push(format!(
                     "blocklist {}: keeping the previous {}",
                     path.display(),
                     prefix::count(before.len())
-                );
+                ));
                 contents.insert(path.clone(), before.clone());
             }
             (Err(fault), None) => faults.push(fault),
         }
     }
     if faults.is_empty() {
-        Ok(contents)
+        Ok((contents, kept))
     } else {
         Err(config::Error::Blocklists(faults))
     }
@@ -88,7 +91,7 @@ blocklists = [\"a.txt\", \"b.txt\"]
             fs::write(self.0.join(name), text).expect("a list");
         }
 
-        fn reload(&self, known: &Contents) -> Result<Contents, config::Error> {
+        fn reload(&self, known: &Contents) -> Result<(Contents, Vec<String>), config::Error> {
             let file = self.0.join("lb.toml");
             let loaded = config::parse(FILE, &file).expect("a file");
             reload(&loaded.blocklists, known)
@@ -108,17 +111,24 @@ blocklists = [\"a.txt\", \"b.txt\"]
     #[test]
     fn a_list_that_is_spoilt_stays_as_it_was() {
         let lists = Lists::new("spoilt");
-        let before = lists.reload(&Contents::new()).expect("both lists");
+        let (before, kept) = lists.reload(&Contents::new()).expect("both lists");
+        assert!(kept.is_empty());
         assert_eq!(lengths(&before), [1, 2]);
         lists.write("a.txt", "192.0.2.0/24\n203.0.113.0/24\n");
         lists.write("b.txt", "198.51.100.7\nexample\n");
-        let now = lists.reload(&before).expect("the former list");
+        let (now, kept) = lists.reload(&before).expect("the former list");
         assert_eq!(lengths(&now), [2, 2]);
+        let place = format!("{}:2:1: ", lists.0.join("b.txt").display());
+        assert!(kept[0].starts_with(&place), "{kept:?}");
+        assert_eq!(
+            kept[1..],
+            ["blocklist b.txt: keeping the previous 2 prefixes"]
+        );
         let b = PathBuf::from("b.txt");
         assert!(Arc::ptr_eq(&now[&b], &before[&b]));
         fs::remove_file(lists.0.join("b.txt")).expect("a list");
-        let again = lists.reload(&now).expect("the former list");
-        assert_eq!(lengths(&again), [2, 2]);
+        let (again, kept) = lists.reload(&now).expect("the former list");
+        assert_eq!((lengths(&again), kept.len()), (vec![2, 2], 2));
     }
 
     #[test]

@@ -1,80 +1,54 @@
-//! The control loop: starts the datapath, keeps it equal to the file and to what the network looks like,
-//! and stops it.
+//! The daemon: balances until it is told to stop.
 //!
-//! Owns the order of things. What the maps are to hold is worked out in [`crate::state`], facts of the
-//! network come from [`crate::neighbours`], writing is [`crate::datapath`]'s.
+//! Three threads, and what each owns:
+//!
+//! - The *control loop* (this file, the main thread) owns signals, the network's facts
+//!   ([`crate::neighbours`]) and the control socket ([`crate::control`]). It never waits for anything but all
+//!   of these at once, and works for milliseconds at most before it waits again: clients, timers and later
+//!   the backends' health depend on it.
+//! - The *writer* (`writer`) owns the configuration in force, the datapath and its interfaces, and the plan
+//!   that the maps hold. It loads files, plans ([`crate::state`]), writes and attaches
+//!   ([`crate::datapath`]), however long that takes.
+//! - The *sweep* (`sweeping`) owns walking through the connection tables.
+//!
+//! The loop sends the writer orders, one for the network and one for a reload at a time, and gets outcomes
+//! back (`orders`); the writer tells the sweep what to do. Facts of the network go over as plain values.
 
 mod blocklists;
+mod error;
+mod faults;
 mod in_force;
 mod interfaces;
 mod mtus;
+mod orders;
+mod reloads;
+mod stops;
 mod sweeping;
+mod writer;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use log::{debug, error, info, warn};
+use log::{debug, info, warn};
 
-use crate::capabilities;
 use crate::config::blocklist::{self, Contents};
-use crate::config::{self, Config, Family, Forward};
-use crate::datapath::pins::PinDir;
-use crate::datapath::{self, Datapath, Settings};
-use crate::logging;
-use crate::neighbours::{self, Neighbours, Network, Target, Turn};
-use crate::signals::{self, Asked, Signals};
-use crate::state::{self, Desired, Health, OwnAddress, World};
+use crate::control::run_dir::RunDir;
+use crate::control::server::{ClientId, Server};
+use crate::control::{Answer, Request};
+use crate::neighbours::{Neighbours, Target};
+use crate::signals::Signals;
 use crate::waiting::wait;
-use in_force::{Former, InForce};
-use interfaces::Interfaces;
-use mtus::Mtus;
-use sweeping::Sweeping;
-
-/// How long a start waits for neighbours that have not answered yet.
-const FIRST_ANSWERS: Duration = Duration::from_secs(1);
-/// How often the counters are looked at that call for a warning.
-const LOOK: Duration = Duration::from_millis(250);
-/// How often a condition that persists is logged.
-const WARN_AGAIN: Duration = Duration::from_secs(60);
-
-/// Why the daemon could not start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file.
-    #[error(transparent)]
-    Config(#[from] config::Error),
-    /// The kernel's side.
-    #[error(transparent)]
-    Datapath(#[from] datapath::Error),
-    /// Netlink.
-    #[error(transparent)]
-    Neighbours(#[from] neighbours::Error),
-    /// The plan does not fit.
-    #[error(transparent)]
-    Plan(#[from] state::PlanError),
-    /// Privileges.
-    #[error(transparent)]
-    Capabilities(#[from] capabilities::Missing),
-    /// Signals.
-    #[error(transparent)]
-    Signals(#[from] signals::Error),
-    /// An interface of the file cannot be used.
-    #[error("datapath.interfaces: {0}")]
-    Interface(String),
-    /// A reload asks for what only a restart can change.
-    #[error("{0} can only change with a restart: stop xdplb and start it again")]
-    NeedsRestart(&'static str),
-    /// The system refused something basic.
-    #[error("{action}: {source}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
+use crate::{capabilities, config, logging};
+pub use error::Error;
+use orders::{outcomes, Changes, Order, Outcome, Outcomes};
+use reloads::Reloads;
+use stops::Stops;
+use writer::Setup;
 
 /// Runs until SIGINT or SIGTERM.
 ///
@@ -83,328 +57,250 @@ pub enum Error {
 pub fn run(file: &Path) -> Result<(), Error> {
     // First of all: what is asked for during the start is done after it.
     let signals = Signals::install()?;
-    let loaded = config::load(file)?;
-    if logging::init(loaded.config.log).is_err() {
+    let config::Loaded {
+        config,
+        blocklists,
+        warnings,
+    } = config::load(file)?;
+    if logging::init(config.log).is_err() {
         debug!("another logger is installed");
     }
-    for warning in &loaded.warnings {
+    for warning in &warnings {
         warn!("{warning}");
     }
-    let blocklists = blocklist::load_all(&loaded.blocklists, &Contents::new())?;
+    let blocklists = blocklist::load_all(&blocklists, &Contents::new())?;
     capabilities::check()?;
-    match Daemon::start(file, loaded.config, blocklists, signals)? {
-        Started::Running(mut daemon) => daemon.serve(),
-        Started::Stopped => {
-            info!("stopped before the start was done");
-            Ok(())
-        }
+    let run_dir = RunDir::open(&config.datapath.run_dir)?;
+    let server = Server::bind(&run_dir).map_err(|source| Error::System {
+        action: "listen at control.sock in datapath.run_dir",
+        source,
+    })?;
+    let neighbours = Neighbours::open()?;
+    let setup = Setup {
+        file: file.into(),
+        config,
+        blocklists,
+        network: neighbours.network(),
+    };
+    let done = Daemon::start(signals, neighbours, server, setup)?.serve();
+    drop(run_dir);
+    done
+}
+
+/// The control loop.
+struct Daemon {
+    signals: Signals,
+    neighbours: Neighbours,
+    server: Server,
+    writer: Writer,
+    reloads: Reloads<Asker>,
+    /// Of the network, since the writer last had it.
+    changes: Changes,
+    /// The writer has not taken the last network yet.
+    network_under_way: bool,
+    stops: Stops,
+}
+
+/// Who asks for a reload.
+#[derive(Debug, Clone, Copy)]
+enum Asker {
+    Signal,
+    Client(ClientId),
+}
+
+/// The writer's thread. Dropping it ends it.
+struct Writer {
+    orders: Sender<Order>,
+    outcomes: Outcomes,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    fn start(setup: Setup) -> io::Result<Self> {
+        let (orders, inbox) = mpsc::channel();
+        let (outbox, outcomes) = outcomes()?;
+        let stopping = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stopping);
+        let thread = thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || writer::run(setup, inbox, &outbox, &told))?;
+        Ok(Writer {
+            orders,
+            outcomes,
+            stopping,
+            thread: Some(thread),
+        })
+    }
+
+    /// That it has ended shows in the outcomes.
+    fn send(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.send(Order::Stop);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 }
 
-/// How a start ended.
-enum Started {
-    Running(Box<Daemon>),
-    /// A signal asked for it.
-    Stopped,
-}
-
-/// A running instance.
-struct Daemon {
-    file: PathBuf,
-    config: Config,
-    blocklists: Contents,
-    // Stopped before the datapath goes.
-    sweeping: Sweeping,
-    datapath: Datapath,
-    interfaces: Interfaces,
-    neighbours: Neighbours,
-    signals: Signals,
-    /// What signals have asked for and is still to be done.
-    asked: Asked,
-    in_force: InForce,
-    /// Addresses of backends that cannot be used, with the reasons that were logged.
-    faults: Faults,
-    mtus: Mtus,
-    exhausted: Watch,
-}
-
-/// Addresses of backends, with each reason why one there counts as down.
-type Faults = BTreeSet<(IpAddr, String)>;
-
-/// A counter whose growth is worth a warning.
-struct Watch {
-    seen: u64,
-    warned: Option<Instant>,
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Daemon {
-    /// Everything that can fail does so here, before any packet is touched, but for attaching itself.
     fn start(
-        file: &Path,
-        config: Config,
-        blocklists: Contents,
         signals: Signals,
-    ) -> Result<Started, Error> {
-        let mut asked = Asked::default();
-        let mut neighbours = Neighbours::open()?;
-        let interfaces = Interfaces::find(&config, &neighbours.network())?;
-        let pins = PinDir::open(&config.datapath.pin_dir)?;
-        let mut datapath = Datapath::load(&config.limits)?;
-        datapath.pin(pins)?;
-        asked.add(signals.take()?);
-        if asked.stop {
-            return Ok(Started::Stopped);
-        }
-
-        neighbours.track(targets(&config));
-        wait_for_answers(&mut neighbours, &targets(&config))?;
-        asked.add(signals.take()?);
-        if asked.stop {
-            return Ok(Started::Stopped);
-        }
-        let mut in_force = InForce::default();
-        in_force
-            .put(&mut datapath, &settings(&config), |before| {
-                plan(
-                    before,
-                    &config,
-                    &blocklists,
-                    &neighbours.network(),
-                    &interfaces,
-                )
-            })
-            .map_err(|(error, _)| error)?;
-        let faults = faults(&config, in_force.plan(), &neighbours.network(), &interfaces);
-        log_faults(&config, &Faults::new(), &faults);
-        let mut mtus = Mtus::default();
-        mtus.check(in_force.plan(), &interfaces);
-
-        let modes = interfaces.attach_all(&mut datapath, config.datapath.xdp_mode)?;
+        neighbours: Neighbours,
+        server: Server,
+        setup: Setup,
+    ) -> Result<Self, Error> {
+        let writer = Writer::start(setup).map_err(|source| Error::System {
+            action: "start the writer's thread",
+            source,
+        })?;
+        // Loading and attaching are the writer's, which gives them up when it has started.
         capabilities::drop_unneeded();
-        let sweeping = Sweeping::start(datapath.sweeper()?, &config.timeouts, in_force.bindings())
-            .map_err(|source| Error::System {
-                action: "start the sweep's thread",
-                source,
-            })?;
-        blocklists::log_changes(&Contents::new(), &blocklists);
-        info!(
-            "balancing {} services over {modes}; maps in {}",
-            config.services.len(),
-            config.datapath.pin_dir.display()
-        );
-        Ok(Started::Running(Box::new(Daemon {
-            file: file.into(),
-            config,
-            blocklists,
-            sweeping,
-            datapath,
-            interfaces,
-            neighbours,
+        Ok(Daemon {
             signals,
-            asked,
-            in_force,
-            faults,
-            mtus,
-            exhausted: Watch {
-                seen: 0,
-                warned: None,
-            },
-        })))
+            neighbours,
+            server,
+            writer,
+            reloads: Reloads::default(),
+            changes: Changes::default(),
+            network_under_way: false,
+            stops: Stops::new(),
+        })
     }
 
     fn serve(&mut self) -> Result<(), Error> {
-        let mut next_look = Instant::now() + LOOK;
         loop {
-            self.asked.add(self.signals.take()?);
-            if self.asked.stop {
-                info!("stopping");
-                return Ok(());
-            }
-            if std::mem::take(&mut self.asked.reload) {
-                self.reload();
-            }
-            let next = self.neighbours.next_deadline(Instant::now());
-            self.wait(next.min(next_look))?;
             let now = Instant::now();
-            let changed = heard(self.neighbours.turn(now));
-            if now >= next_look {
-                next_look = now + LOOK;
-                self.warn_if_exhausted(now);
+            self.take_signals()?;
+            for (client, Request::Reload {}) in self.server.turn(now) {
+                self.ask_reload(Asker::Client(client));
             }
-            if changed {
-                self.follow();
+            self.writer.outcomes.clear();
+            while let Some(outcome) = self.writer.outcomes.next()? {
+                if let Outcome::Ended(ended) = outcome {
+                    return ended;
+                }
+                self.take(outcome);
             }
+            self.hear(now);
+            self.wait(now)?;
         }
     }
 
-    fn wait(&self, until: Instant) -> Result<(), Error> {
-        let descriptors = [self.signals.as_fd(), self.neighbours.as_fd()];
-        wait(&descriptors, until).map_err(|source| Error::System {
+    fn take_signals(&mut self) -> Result<(), Error> {
+        let asked = self.signals.take()?;
+        if asked.reload {
+            self.ask_reload(Asker::Signal);
+        }
+        if asked.stop && !self.writer.is_stopping() {
+            info!("stopping");
+            self.writer.stop();
+            for asker in self.reloads.take_all() {
+                self.answer(asker, &stopping());
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_reload(&mut self, asker: Asker) {
+        if self.writer.is_stopping() {
+            self.answer(asker, &stopping());
+        } else if self.reloads.ask(asker) {
+            self.begin_reload();
+        }
+    }
+
+    fn begin_reload(&mut self) {
+        self.stops.take();
+        self.writer.send(Order::Reload);
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Taken => self.network_under_way = false,
+            Outcome::Track(targets) => self.neighbours.track(targets),
+            Outcome::Reloaded(answer) => {
+                let (askers, again) = self.reloads.done();
+                for asker in askers {
+                    self.answer(asker, &answer);
+                }
+                debug!(
+                    "during the reload the control loop stood still for {:.1?} at most",
+                    self.stops.take()
+                );
+                if again {
+                    self.begin_reload();
+                }
+            }
+            Outcome::Started | Outcome::Ended(_) => {}
+        }
+    }
+
+    /// The log has told who sent a signal.
+    fn answer(&mut self, asker: Asker, answer: &Answer) {
+        if let Asker::Client(client) = asker {
+            self.server.answer(client, answer, Instant::now());
+        }
+    }
+
+    /// Takes in what the network says, and hands it on once the writer can have it.
+    fn hear(&mut self, now: Instant) {
+        match self.neighbours.turn(now) {
+            Ok(turn) => self.changes.add(Changes {
+                links: turn.links,
+                targets: turn.targets.into_iter().collect(),
+            }),
+            // Transient: the module asks anew.
+            Err(error) => warn!("{error}"),
+        }
+        if self.changes.any() && !self.network_under_way {
+            self.network_under_way = true;
+            let changes = std::mem::take(&mut self.changes);
+            let network = self.neighbours.network();
+            self.writer.send(Order::Network(network, changes));
+        }
+    }
+
+    fn wait(&mut self, now: Instant) -> Result<(), Error> {
+        let deadlines = [
+            Some(self.neighbours.next_deadline(now)),
+            self.server.deadline(),
+        ];
+        let until = deadlines.into_iter().flatten().min().unwrap_or(now);
+        let descriptors = [
+            self.signals.as_fd(),
+            self.neighbours.as_fd(),
+            self.server.as_fd(),
+            self.writer.outcomes.as_fd(),
+        ];
+        self.stops.end();
+        let waited = wait(&descriptors, until);
+        self.stops.begin();
+        waited.map_err(|source| Error::System {
             action: "wait for events",
             source,
         })
     }
-
-    /// The network has changed: interfaces, routes, neighbours.
-    fn follow(&mut self) {
-        self.interfaces
-            .follow(&self.config, &self.neighbours.network(), &mut self.datapath);
-        // What was written of it holds; the next change goes on from there.
-        if let Err((error, _)) = self.put_in_force() {
-            error!("the network has changed, and the datapath could not follow: {error}");
-        }
-        let faults = faults(
-            &self.config,
-            self.in_force.plan(),
-            &self.neighbours.network(),
-            &self.interfaces,
-        );
-        log_faults(&self.config, &self.faults, &faults);
-        self.faults = faults;
-        self.mtus.check(self.in_force.plan(), &self.interfaces);
-    }
-
-    /// Puts in force what the file, the blocklists and the network ask for now.
-    fn put_in_force(&mut self) -> Result<(), (Error, Former)> {
-        let Daemon {
-            config,
-            blocklists,
-            neighbours,
-            interfaces,
-            ..
-        } = self;
-        let network = neighbours.network();
-        let put = self
-            .in_force
-            .put(&mut self.datapath, &settings(config), |before| {
-                plan(before, config, blocklists, &network, interfaces)
-            });
-        self.purge();
-        put
-    }
-
-    fn purge(&mut self) {
-        if self.in_force.take_purge() {
-            self.sweeping.purge();
-        }
-    }
-
-    /// A file that cannot be used changes nothing.
-    fn reload(&mut self) {
-        match self.try_reload() {
-            Ok(()) => info!(
-                "reloaded {}: {} services",
-                self.file.display(),
-                self.config.services.len()
-            ),
-            Err(error) => {
-                // Every fault of a file is a line of its own.
-                for line in error.to_string().lines() {
-                    error!("reload refused: {line}");
-                }
-                error!("the configuration before it stays in force");
-            }
-        }
-    }
-
-    fn try_reload(&mut self) -> Result<(), Error> {
-        let config::Loaded {
-            config,
-            blocklists,
-            warnings,
-        } = config::load(&self.file)?;
-        if config.datapath.pin_dir != self.config.datapath.pin_dir {
-            return Err(Error::NeedsRestart("datapath.pin_dir"));
-        }
-        if config.datapath.xdp_mode != self.config.datapath.xdp_mode {
-            return Err(Error::NeedsRestart("datapath.xdp_mode"));
-        }
-        if config.limits != self.config.limits {
-            return Err(Error::NeedsRestart("[limits]"));
-        }
-        let blocklists = blocklists::reload(&blocklists, &self.blocklists)?;
-        for warning in &warnings {
-            warn!("{warning}");
-        }
-
-        // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
-        let former_names = self.interfaces.names();
-        self.interfaces
-            .add(&config, &self.neighbours.network(), &mut self.datapath)?;
-        let former = std::mem::replace(&mut self.config, config);
-        let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
-        if let Err((error, passed)) = self.adopt(&former) {
-            self.config = former;
-            self.blocklists = former_lists;
-            self.interfaces.keep_only(&former_names, &mut self.datapath);
-            self.neighbours.track(targets(&self.config));
-            let settings = settings(&self.config);
-            self.in_force.go_back(&mut self.datapath, &settings, passed);
-            self.purge();
-            return Err(error);
-        }
-        self.interfaces
-            .keep_only(&self.config.datapath.interfaces, &mut self.datapath);
-        logging::reconfigure(self.config.log);
-        blocklists::log_changes(&former_lists, &self.blocklists);
-        self.sweeping.set_timeouts(&self.config.timeouts);
-        // Whoever reloads hears again what is still wrong.
-        self.mtus.forget();
-        // Backends may have stood behind an interface that is no longer ours.
-        self.follow();
-        Ok(())
-    }
-
-    /// Puts `self.config` in force after `former`.
-    fn adopt(&mut self, former: &Config) -> Result<(), (Error, Former)> {
-        let known = targets(former);
-        let targets = targets(&self.config);
-        self.neighbours.track(targets.clone());
-        let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
-        wait_for_answers(&mut self.neighbours, &new).map_err(|error| (error, Former::new()))?;
-        self.put_in_force()
-    }
-
-    fn warn_if_exhausted(&mut self, now: Instant) {
-        let count = match self.datapath.ports_exhausted() {
-            Ok(count) => count,
-            Err(error) => return debug!("{error}"),
-        };
-        let due = self
-            .exhausted
-            .warned
-            .is_none_or(|warned| now - warned >= WARN_AGAIN);
-        if count > self.exhausted.seen && due {
-            warn!(
-                "full-nat found no free source port for {} packets: add addresses to datapath.addresses",
-                count - self.exhausted.seen
-            );
-            self.exhausted = Watch {
-                seen: count,
-                warned: Some(now),
-            };
-        }
-    }
 }
 
-/// Netlink errors are transient: the module asks anew.
-fn heard(result: Result<Turn, neighbours::Error>) -> bool {
-    match result {
-        Ok(turn) => turn.changed(),
-        Err(error) => {
-            warn!("{error}");
-            false
-        }
+fn stopping() -> Answer {
+    Answer::Error {
+        error: Error::Stopping.to_string(),
     }
-}
-
-fn targets(config: &Config) -> BTreeSet<Target> {
-    config
-        .services
-        .iter()
-        .flat_map(|service| &service.backends)
-        .map(target)
-        .collect()
 }
 
 fn target(backend: &config::Backend) -> Target {
@@ -412,118 +308,5 @@ fn target(backend: &config::Backend) -> Target {
         address: backend.address,
         interface: backend.interface.clone(),
         mac: backend.mac,
-    }
-}
-
-/// Gives neighbours that have to be asked a moment to answer, so that backends that are new do not begin
-/// as down.
-fn wait_for_answers(neighbours: &mut Neighbours, targets: &BTreeSet<Target>) -> Result<(), Error> {
-    let deadline = Instant::now() + FIRST_ANSWERS;
-    loop {
-        let now = Instant::now();
-        neighbours.turn(now)?;
-        let network = neighbours.network();
-        if now >= deadline || targets.iter().all(|target| network.is_resolved(target)) {
-            return Ok(());
-        }
-        let until = neighbours.next_deadline(now).min(deadline);
-        wait(&[neighbours.as_fd()], until).map_err(|source| Error::System {
-            action: "wait for neighbours",
-            source,
-        })?;
-    }
-}
-
-/// Why backends that the file may have up count as down.
-fn faults(
-    config: &Config,
-    desired: &Desired,
-    network: &Network,
-    interfaces: &Interfaces,
-) -> Faults {
-    let unreachable = config.services.iter().flat_map(|service| {
-        service.backends.iter().filter_map(|backend| {
-            let obstacle = interfaces.obstacle(network, service.forward, &target(backend))?;
-            Some((backend.address, obstacle))
-        })
-    });
-    let without_source = desired
-        .backends
-        .values()
-        .filter(|backend| backend.health == Health::NoSource)
-        .map(|backend| {
-            let (address, forward) = (backend.address, backend.forward);
-            (address, no_source(forward, Family::of(address)))
-        });
-    unreachable.chain(without_source).collect()
-}
-
-fn no_source(forward: Forward, family: Family) -> String {
-    let keys = if forward.is_tunnel() {
-        "tunnel.source or datapath.addresses"
-    } else {
-        "datapath.addresses"
-    };
-    format!(
-        "{forward} has no {family} address of this host to send from; write one into {keys}, or give \
-         one to an interface of datapath.interfaces"
-    )
-}
-
-/// Logs what has become unusable or usable since the last time.
-fn log_faults(config: &Config, known: &Faults, current: &Faults) {
-    for (address, reason) in current.difference(known) {
-        warn!("backend {address} counts as down: {reason}");
-    }
-    let current: BTreeSet<IpAddr> = current.iter().map(|(address, _)| *address).collect();
-    let configured: BTreeSet<IpAddr> = targets(config)
-        .iter()
-        .map(|target| target.address)
-        .collect();
-    let mended: BTreeSet<IpAddr> = known
-        .iter()
-        .map(|(address, _)| *address)
-        .filter(|address| configured.contains(address) && !current.contains(address))
-        .collect();
-    for address in mended {
-        info!("backend {address} is resolved");
-    }
-}
-
-fn plan(
-    previous: &Desired,
-    config: &Config,
-    blocklists: &Contents,
-    network: &Network,
-    interfaces: &Interfaces,
-) -> Result<Desired, Error> {
-    let own_addresses: Vec<OwnAddress> = network
-        .addresses()
-        .filter_map(|(ifindex, address)| {
-            Some(OwnAddress {
-                address,
-                slot: interfaces.slot(ifindex)?,
-            })
-        })
-        .collect();
-    let hop = |backend: &config::Backend| interfaces.hop(network, &target(backend)).ok();
-    Ok(state::plan(
-        previous,
-        config,
-        &World {
-            blocklists,
-            hop: &hop,
-            own_addresses: &own_addresses,
-        },
-    )?)
-}
-
-fn settings(config: &Config) -> Settings {
-    Settings {
-        timeouts: config.timeouts,
-        unknown_port: config.datapath.unknown_port,
-        hash_seed: config.datapath.hash_seed,
-        gue_port: config.tunnel.gue_port,
-        nat_ports: interfaces::nat_ports(),
     }
 }

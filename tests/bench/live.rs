@@ -524,21 +524,22 @@ impl Xdplb {
 [datapath]
 interfaces = ["eth0", "eth1"]
 xdp_mode = "native"
-pin_dir = "/sys/fs/bpf/{}"
+pin_dir = "/sys/fs/bpf/{0}"
+run_dir = "/run/{0}-daemon"
 [limits]
 services = 16
 backends = 64
 connections = 65536
 [[service]]
 name = "live"
-vip = ["{}"]
+vip = ["{1}"]
 protocol = "udp"
-port = {}
+port = {2}
 forward = "nat"
 [[service.backend]]
 name = "b1"
-address = "{}"
-port = {}
+address = "{3}"
+port = {4}
 "#,
                 topology.prefix,
                 VIP.ip(),

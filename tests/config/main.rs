@@ -24,6 +24,7 @@ const EVERYTHING: &str = r#"
 interfaces = ["eth0", "eth1"]
 xdp_mode = "native"
 pin_dir = "/sys/fs/bpf/other"
+run_dir = "/run/other"
 addresses = ["198.51.100.10", "2001:db8::10"]
 hash_seed = 7
 unknown_port = "drop"
@@ -206,6 +207,7 @@ fn defaults() {
     assert_eq!(config.datapath.interfaces, ["eth0", "eth1"]);
     assert_eq!(config.datapath.xdp_mode, XdpMode::Auto);
     assert_eq!(config.datapath.pin_dir, PathBuf::from("/sys/fs/bpf/xdplb"));
+    assert_eq!(config.datapath.run_dir, PathBuf::from("/run/xdplb"));
     assert_eq!(config.datapath.addresses, [] as [IpAddr; 0]);
     assert_eq!(config.datapath.hash_seed, 0);
     assert_eq!(config.datapath.unknown_port, Refusal::Pass);
@@ -250,6 +252,7 @@ fn every_key() {
     let config = valid(EVERYTHING);
     assert_eq!(config.datapath.xdp_mode, XdpMode::Native);
     assert_eq!(config.datapath.pin_dir, PathBuf::from("/sys/fs/bpf/other"));
+    assert_eq!(config.datapath.run_dir, PathBuf::from("/run/other"));
     assert_eq!(config.datapath.addresses.len(), 2);
     assert_eq!(config.datapath.hash_seed, 7);
     assert_eq!(config.datapath.unknown_port, Refusal::Drop);
@@ -499,6 +502,14 @@ fn datapath_values() {
         ("pin_dir = ¶\"xdplb\"", &["write an absolute path"]),
         ("pin_dir = ¶\"/a\\u0000b\"", &["write an absolute path"]),
         ("pin_dir = ¶1.5", &["is a float; write a string"]),
+        (
+            "run_dir = ¶\"run/xdplb\"",
+            &["write an absolute path such as \"/run/xdplb\""],
+        ),
+        (
+            &format!("run_dir = ¶\"/{}\"", "x".repeat(100)),
+            &["is 101 bytes long", "room for 94", "write a shorter path"],
+        ),
         (
             "addresses = ¶\"192.0.2.1\"",
             &["write a list: addresses = ["],
@@ -1469,7 +1480,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value(key in "interfaces|pin_dir|addresses|hash_seed|icmp_echo", value in "[\\[\\]\"0-9a-z:./, -]{0,30}") {
+    fn any_value(key in "interfaces|pin_dir|run_dir|addresses|hash_seed|icmp_echo", value in "[\\[\\]\"0-9a-z:./, -]{0,30}") {
         never_panics(&format!("{DATAPATH}{key} = {value}\n"));
         never_panics(&format!("{DATAPATH}[tunnel]\nsource = \"{value}\"\n"));
         never_panics(&with_port(&format!("port = {value}")));

@@ -16,6 +16,7 @@ TOPOLOGY="${TOPOLOGY:-router}"
 
 XDPLB="${XDPLB:-$ROOT/target/release/xdplb}"
 PIN_DIR="/sys/fs/bpf/$STEM"
+RUN_DIR="/run/$STEM-daemon"
 WORK="$(mktemp -d "/tmp/$STEM.XXXXXX")"
 CONFIG="$WORK/lb.toml"
 LOG="$WORK/xdplb.log"
@@ -138,7 +139,7 @@ begin() {
 	trap 'exit 143' TERM
 	# What a run that was killed has left: its topology, xdplb included, and the pins.
 	"$ROOT/topology/$TOPOLOGY.sh" down
-	rm -rf "$PIN_DIR" "$PIN_DIR"-decap*
+	rm -rf "$PIN_DIR" "$PIN_DIR"-decap* "$RUN_DIR"
 	"$ROOT/topology/$TOPOLOGY.sh" up "$@"
 }
 
@@ -164,7 +165,9 @@ finish() {
 	[ -z "$left" ] || fail "nothing is left" "namespaces $left"
 	left="$(find "$PIN_DIR" "$PIN_DIR"-decap* -type f -printf "%p " 2>/dev/null)"
 	[ -z "$left" ] || fail "nothing is left" "pins: $left"
-	rm -rf "$PIN_DIR" "$PIN_DIR"-decap*
+	# After a kill there is nobody to remove it.
+	[ ! -e "$RUN_DIR" ] || [ "$XDPLB_STATUS" = 137 ] || fail "nothing is left" "$RUN_DIR"
+	rm -rf "$PIN_DIR" "$PIN_DIR"-decap* "$RUN_DIR"
 	rm -rf "$WORK"
 	exit "$((FAILED > 0))"
 }
@@ -180,6 +183,7 @@ write_config() {
 			interfaces = [$INTERFACES]
 			xdp_mode = "$XDP_MODE"
 			pin_dir = "$PIN_DIR"
+			run_dir = "$RUN_DIR"
 			unknown_port = "$UNKNOWN_PORT"
 			icmp_echo = $ICMP_ECHO
 			$([ -z "$ADDRESSES" ] || echo "addresses = [$ADDRESSES]")

@@ -43,7 +43,7 @@ check "after kill -9 it balances" balances
 status=0
 said="$(run_xdplb 10 --config "$CONFIG")" || status=$?
 check_equal "a second instance ends with status" "$status" 1
-check_contains "a second instance names the directory" "$said" "$PIN_DIR"
+check_contains "a second instance names the directory" "$said" "$RUN_DIR"
 check "the first one goes on" balances
 
 # SIGHUP with a bad file.

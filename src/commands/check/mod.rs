@@ -117,6 +117,7 @@ datapath
   interfaces       eth0, eth1
   xdp_mode         auto
   pin_dir          /sys/fs/bpf/xdplb
+  run_dir          /run/xdplb
   addresses        the interfaces' own
   hash_seed        0
   unknown_port     pass

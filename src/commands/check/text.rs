@@ -36,6 +36,7 @@ fn datapath(datapath: &Datapath, out: &mut impl Write) -> io::Result<()> {
     line(out, "interfaces", list(&datapath.interfaces, ""))?;
     line(out, "xdp_mode", datapath.xdp_mode)?;
     line(out, "pin_dir", datapath.pin_dir.display())?;
+    line(out, "run_dir", datapath.run_dir.display())?;
     line(
         out,
         "addresses",

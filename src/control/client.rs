@@ -1,0 +1,86 @@
+//! The commands' end of the control socket.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use super::{line, Answer, Request, SOCKET};
+
+/// Nobody answered.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no daemon.
+    #[error(
+        "no xdplb answers at {}: start it, or say where it runs with --run-dir DIR, the datapath.run_dir of \
+         its file",
+        .0.display()
+    )]
+    NoDaemon(PathBuf),
+    /// The socket is not for us.
+    #[error(
+        "may not open {}: be root, or the user that xdplb runs as (sudo xdplb …)",
+        .0.display()
+    )]
+    Denied(PathBuf),
+    /// It ended meanwhile.
+    #[error("xdplb ended before it answered; its log says why")]
+    Ended,
+    /// The answer is none that is known.
+    #[error("xdplb answered in a way that this version does not know ({error}): {answer}")]
+    Answer {
+        /// What was said.
+        answer: String,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+    /// It said that it cannot.
+    #[error("xdplb: {0}")]
+    Said(String),
+    /// The system refused.
+    #[error("{}: {source}", path.display())]
+    System {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Asks the daemon of that run directory, and waits for its answer for as long as that takes.
+///
+/// # Errors
+/// When there is none, or it does not answer; [`Answer::Error`] is one too.
+pub fn ask(run_dir: &Path, request: &Request) -> Result<Answer, Error> {
+    let path = run_dir.join(SOCKET);
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::NoDaemon(path.clone()),
+        io::ErrorKind::PermissionDenied => Error::Denied(path.clone()),
+        io::ErrorKind::ConnectionReset => Error::Ended,
+        _ => Error::System {
+            path: path.clone(),
+            source,
+        },
+    };
+    let mut socket = UnixStream::connect(&path).map_err(failed)?;
+    match socket.write_all(&line(request)) {
+        // A daemon that turns us away has said why before it closed.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.map_err(failed)?,
+    }
+    let mut answer = String::new();
+    BufReader::new(socket)
+        .read_line(&mut answer)
+        .map_err(failed)?;
+    let answer = answer.trim_end();
+    if answer.is_empty() {
+        return Err(Error::Ended);
+    }
+    match serde_json::from_str(answer) {
+        Ok(Answer::Error { error }) => Err(Error::Said(error)),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(Error::Answer {
+            answer: answer.into(),
+            error,
+        }),
+    }
+}

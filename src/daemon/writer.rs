@@ -1,0 +1,476 @@
+//! The writer: the thread that owns the datapath, the configuration in force, and the plan that the maps hold.
+//!
+//! It may take its time: it loads files, attaches, writes maps and waits for the kernel, while the control
+//! loop goes on. What the network looks like comes to it as plain values.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info, warn};
+
+use super::blocklists;
+use super::faults::Faults;
+use super::in_force::{Former, InForce};
+use super::interfaces::{self, Interfaces};
+use super::mtus::Mtus;
+use super::orders::{Changes, Order, Outbox, Outcome};
+use super::sweeping::Sweeping;
+use super::{target, Error};
+use crate::config::blocklist::Contents;
+use crate::config::{self, Config};
+use crate::control::Answer;
+use crate::datapath::pins::PinDir;
+use crate::datapath::{Datapath, Settings};
+use crate::neighbours::{Network, Target};
+use crate::state::{self, Desired, OwnAddress, World};
+use crate::{capabilities, logging};
+
+/// How long a start waits for neighbours that have not answered yet, and a reload for those that are new.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+/// How often counters are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the datapath's clock is compared with the kernel's.
+const CLOCK_AGAIN: Duration = Duration::from_secs(60);
+/// How often a condition that persists is logged.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a writer begins with.
+pub struct Setup {
+    /// The configuration's.
+    pub file: PathBuf,
+    /// What it says.
+    pub config: Config,
+    /// The contents of `firewall.blocklists`.
+    pub blocklists: Contents,
+    /// What the network looks like.
+    pub network: Network,
+}
+
+/// Starts the datapath, follows orders until the last, and lets go of everything. `stopping` is for what
+/// takes long: once it is set, the order to stop is on its way.
+pub fn run(setup: Setup, orders: Receiver<Order>, outbox: &Outbox, stopping: &AtomicBool) {
+    let inbox = Inbox {
+        orders,
+        outbox,
+        stopping,
+        reload: false,
+    };
+    let ended = match Writer::start(setup, inbox) {
+        Ok(mut writer) => {
+            outbox.send(Outcome::Started);
+            writer.serve();
+            Ok(())
+        }
+        Err(Error::Stopping) => {
+            info!("stopped before the start was done");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    outbox.send(Outcome::Ended(ended));
+}
+
+/// The loop's orders, and where to answer.
+struct Inbox<'a> {
+    orders: Receiver<Order>,
+    outbox: &'a Outbox,
+    stopping: &'a AtomicBool,
+    /// A reload came while something else was waited for.
+    reload: bool,
+}
+
+impl Inbox<'_> {
+    /// The next order. `None`: none has come until then.
+    fn next(&mut self, until: Instant) -> Option<Order> {
+        // Whatever else waits, and whoever has taken the order itself.
+        if self.stopping.load(Ordering::Relaxed) {
+            return Some(Order::Stop);
+        }
+        if std::mem::take(&mut self.reload) {
+            return Some(Order::Reload);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        match self.orders.recv_timeout(left) {
+            Ok(order) => {
+                if matches!(order, Order::Network(..)) {
+                    self.outbox.send(Outcome::Taken);
+                }
+                Some(order)
+            }
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Order::Stop),
+        }
+    }
+
+    /// For between two steps that take long.
+    fn check(&self) -> Result<(), Error> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Error::Stopping);
+        }
+        Ok(())
+    }
+
+    /// Gives neighbours that have to be asked a moment to answer, so that backends that are new do not begin
+    /// as down.
+    fn await_answers(
+        &mut self,
+        network: &mut Network,
+        changes: &mut Changes,
+        targets: &BTreeSet<Target>,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + FIRST_ANSWERS;
+        let mut reload = false;
+        while !targets.iter().all(|target| network.is_resolved(target)) {
+            match self.next(deadline) {
+                Some(Order::Network(now, changed)) => {
+                    *network = now;
+                    changes.add(changed);
+                }
+                Some(Order::Reload) => reload = true,
+                Some(Order::Stop) => return Err(Error::Stopping),
+                None => break,
+            }
+        }
+        self.reload = reload;
+        self.check()
+    }
+}
+
+/// The writer of a running instance.
+struct Writer<'a> {
+    file: PathBuf,
+    config: Config,
+    blocklists: Contents,
+    // Stopped before the datapath goes.
+    sweeping: Sweeping,
+    datapath: Datapath,
+    interfaces: Interfaces,
+    network: Network,
+    inbox: Inbox<'a>,
+    in_force: InForce,
+    faults: Faults,
+    mtus: Mtus,
+    exhausted: Watch,
+}
+
+/// A counter whose growth is worth a warning.
+#[derive(Default)]
+struct Watch {
+    seen: u64,
+    warned: Option<Instant>,
+}
+
+impl<'a> Writer<'a> {
+    /// Everything that can fail does so here, before any packet is touched, but for attaching itself.
+    fn start(setup: Setup, mut inbox: Inbox<'a>) -> Result<Self, Error> {
+        let Setup {
+            file,
+            config,
+            blocklists,
+            mut network,
+        } = setup;
+        let interfaces = Interfaces::find(&config, &network)?;
+        // Asked for while the datapath is loaded.
+        inbox.outbox.send(Outcome::Track(targets(&config)));
+        let pins = PinDir::open(&config.datapath.pin_dir)?;
+        let mut datapath = Datapath::load(&config.limits)?;
+        datapath.pin(pins)?;
+        inbox.check()?;
+
+        inbox.await_answers(&mut network, &mut Changes::default(), &targets(&config))?;
+        let mut in_force = InForce::default();
+        in_force
+            .put(&mut datapath, &settings(&config), |before| {
+                plan(before, &config, &blocklists, &network, &interfaces)
+            })
+            .map_err(|(error, _)| error)?;
+        let mut faults = Faults::default();
+        faults.check(&config, in_force.plan(), &network, &interfaces);
+        let mut mtus = Mtus::default();
+        mtus.check(in_force.plan(), &interfaces);
+        inbox.check()?;
+
+        let modes = interfaces.attach_all(&mut datapath, config.datapath.xdp_mode)?;
+        capabilities::drop_unneeded();
+        let sweeper = datapath.sweeper()?;
+        let sweeping =
+            Sweeping::start(sweeper, &config.timeouts, in_force.bindings()).map_err(|source| {
+                Error::System {
+                    action: "start the sweep's thread",
+                    source,
+                }
+            })?;
+        blocklists::log_changes(&Contents::new(), &blocklists);
+        info!(
+            "balancing {} services over {modes}; maps in {}",
+            config.services.len(),
+            config.datapath.pin_dir.display()
+        );
+        Ok(Writer {
+            file,
+            config,
+            blocklists,
+            sweeping,
+            datapath,
+            interfaces,
+            network,
+            inbox,
+            in_force,
+            faults,
+            mtus,
+            exhausted: Watch::default(),
+        })
+    }
+
+    fn serve(&mut self) {
+        let mut next_look = Instant::now() + LOOK;
+        let mut next_clock = Instant::now() + CLOCK_AGAIN;
+        loop {
+            match self.inbox.next(next_look) {
+                Some(Order::Network(network, _)) => {
+                    self.network = network;
+                    self.follow();
+                }
+                Some(Order::Reload) => {
+                    let answer = self.reload();
+                    self.inbox.outbox.send(Outcome::Reloaded(answer));
+                }
+                Some(Order::Stop) => return,
+                None => {}
+            }
+            let now = Instant::now();
+            if now >= next_look {
+                next_look = now + LOOK;
+                self.warn_if_exhausted(now);
+            }
+            if now >= next_clock {
+                next_clock = now + CLOCK_AGAIN;
+                if let Err(error) = self.datapath.read_clock() {
+                    debug!("{error}");
+                }
+            }
+        }
+    }
+
+    /// The network has changed: interfaces, routes, neighbours.
+    fn follow(&mut self) {
+        self.interfaces
+            .follow(&self.config, &self.network, &mut self.datapath);
+        // What was written of it holds; the next change goes on from there.
+        if let Err((error, _)) = self.put_in_force() {
+            error!("the network has changed, and the datapath could not follow: {error}");
+        }
+        self.faults.check(
+            &self.config,
+            self.in_force.plan(),
+            &self.network,
+            &self.interfaces,
+        );
+        self.mtus.check(self.in_force.plan(), &self.interfaces);
+    }
+
+    /// Puts in force what the file, the blocklists and the network ask for now.
+    fn put_in_force(&mut self) -> Result<(), (Error, Former)> {
+        let Writer {
+            config,
+            blocklists,
+            network,
+            interfaces,
+            ..
+        } = self;
+        let put = self
+            .in_force
+            .put(&mut self.datapath, &settings(config), |before| {
+                plan(before, config, blocklists, network, interfaces)
+            });
+        self.purge();
+        put
+    }
+
+    fn purge(&mut self) {
+        if self.in_force.take_purge() {
+            self.sweeping.purge();
+        }
+    }
+
+    /// A file that cannot be used changes nothing.
+    fn reload(&mut self) -> Answer {
+        let file = self.file.clone();
+        let mut warnings = Vec::new();
+        match self.try_reload(&mut warnings) {
+            Ok(()) => {
+                let services = self.config.services.len();
+                info!("reloaded {}: {services} services", file.display());
+                Answer::InForce {
+                    file,
+                    services,
+                    warnings,
+                }
+            }
+            Err(error) => {
+                // Every fault of a file is a line of its own.
+                let faults: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
+                for fault in &faults {
+                    error!("reload refused: {fault}");
+                }
+                error!("keeping the previous configuration");
+                Answer::Refused {
+                    file,
+                    faults,
+                    warnings,
+                }
+            }
+        }
+    }
+
+    fn try_reload(&mut self, said: &mut Vec<String>) -> Result<(), Error> {
+        let config::Loaded {
+            config,
+            blocklists,
+            warnings,
+        } = config::load(&self.file)?;
+        said.extend(warnings.iter().map(ToString::to_string));
+        self.check_restart(&config)?;
+        let (blocklists, kept) = blocklists::reload(&blocklists, &self.blocklists)?;
+        said.extend(kept);
+        for warning in said.iter() {
+            warn!("{warning}");
+        }
+
+        // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
+        let former_names = self.interfaces.names();
+        self.interfaces
+            .add(&config, &self.network, &mut self.datapath)?;
+        let former = std::mem::replace(&mut self.config, config);
+        let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
+        if let Err((error, passed)) = self.adopt(&former) {
+            self.config = former;
+            self.blocklists = former_lists;
+            let settings = settings(&self.config);
+            self.in_force.go_back(&mut self.datapath, &settings, passed);
+            self.purge();
+            self.interfaces.keep_only(&former_names, &mut self.datapath);
+            self.track(targets(&self.config));
+            return Err(error);
+        }
+        self.track(targets(&self.config));
+        self.interfaces
+            .keep_only(&self.config.datapath.interfaces, &mut self.datapath);
+        logging::reconfigure(self.config.log);
+        blocklists::log_changes(&former_lists, &self.blocklists);
+        self.sweeping.set_timeouts(&self.config.timeouts);
+        // An operator who reloads hears again of what is still wrong.
+        self.mtus.forget();
+        // Backends may have stood behind an interface that is no longer ours.
+        self.follow();
+        Ok(())
+    }
+
+    /// That nothing differs that only a restart can change.
+    fn check_restart(&self, next: &Config) -> Result<(), Error> {
+        let (now, then) = (&self.config, next);
+        for (same, key) in [
+            (
+                now.datapath.pin_dir == then.datapath.pin_dir,
+                "datapath.pin_dir",
+            ),
+            (
+                now.datapath.run_dir == then.datapath.run_dir,
+                "datapath.run_dir",
+            ),
+            (
+                now.datapath.xdp_mode == then.datapath.xdp_mode,
+                "datapath.xdp_mode",
+            ),
+            (now.limits == then.limits, "[limits]"),
+        ] {
+            if !same {
+                return Err(Error::NeedsRestart(key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts `self.config` in force after `former`.
+    fn adopt(&mut self, former: &Config) -> Result<(), (Error, Former)> {
+        let known = targets(former);
+        let targets = targets(&self.config);
+        // Those of both, or what is in force would lose its neighbours should this fail.
+        self.track(known.union(&targets).cloned().collect());
+        let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
+        let mut changes = Changes::default();
+        self.inbox
+            .await_answers(&mut self.network, &mut changes, &new)
+            .map_err(|error| (error, Former::new()))?;
+        self.put_in_force()
+    }
+
+    fn track(&self, targets: BTreeSet<Target>) {
+        self.inbox.outbox.send(Outcome::Track(targets));
+    }
+
+    fn warn_if_exhausted(&mut self, now: Instant) {
+        let count = match self.datapath.ports_exhausted() {
+            Ok(count) => count,
+            Err(error) => return debug!("{error}"),
+        };
+        let warned = self.exhausted.warned;
+        let due = warned.is_none_or(|warned| now - warned >= WARN_AGAIN);
+        if count > self.exhausted.seen && due {
+            warn!(
+                "full-nat found no free source port for {} packets: add addresses to datapath.addresses",
+                count - self.exhausted.seen
+            );
+            self.exhausted = Watch {
+                seen: count,
+                warned: Some(now),
+            };
+        }
+    }
+}
+
+fn targets(config: &Config) -> BTreeSet<Target> {
+    let services = config.services.iter();
+    services
+        .flat_map(|service| &service.backends)
+        .map(target)
+        .collect()
+}
+
+fn plan(
+    previous: &Desired,
+    config: &Config,
+    blocklists: &Contents,
+    network: &Network,
+    interfaces: &Interfaces,
+) -> Result<Desired, Error> {
+    let own_addresses: Vec<OwnAddress> = network
+        .addresses()
+        .filter_map(|(ifindex, address)| {
+            Some(OwnAddress {
+                address,
+                slot: interfaces.slot(ifindex)?,
+            })
+        })
+        .collect();
+    let hop = |backend: &config::Backend| interfaces.hop(network, &target(backend)).ok();
+    let world = World {
+        blocklists,
+        hop: &hop,
+        own_addresses: &own_addresses,
+    };
+    Ok(state::plan(previous, config, &world)?)
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        timeouts: config.timeouts,
+        unknown_port: config.datapath.unknown_port,
+        hash_seed: config.datapath.hash_seed,
+        gue_port: config.tunnel.gue_port,
+        nat_ports: interfaces::nat_ports(),
+    }
+}
