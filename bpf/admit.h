@@ -38,24 +38,6 @@ static __always_inline int is_metered(const struct conn *c)
 	return unlikely(s && s->metered) && !(c->flags & CONN_REPLY);
 }
 
-static __always_inline int meter_ipv4(const struct packet *p, const struct flow4 *flow,
-				      const struct conn *c)
-{
-	if (!is_metered(c))
-		return GO_ON;
-	return meter(source_of4(flow->saddr), SOURCE_KIND(4, protocol_class(p->protocol)),
-		     p->tcp_flags, c->admission, p->length);
-}
-
-static __always_inline int meter_ipv6(const struct packet *p, const struct flow6 *flow,
-				      const struct conn *c)
-{
-	if (!is_metered(c))
-		return GO_ON;
-	return meter(source_of6(flow->saddr), SOURCE_KIND(6, protocol_class(p->protocol)),
-		     p->tcp_flags, c->admission, p->length);
-}
-
 static __always_inline int meter_facts(const struct facts *f)
 {
 	const struct settings *s = array_at(settings, 0);

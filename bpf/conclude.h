@@ -61,22 +61,4 @@ __noinline int refuse_packet(struct xdp_md *ctx, int reason)
 	return w ? conclude(ctx, refuse(w, reason)) : XDP_ABORTED;
 }
 
-static __always_inline int conclude_ipv4(struct xdp_md *ctx, const struct packet *p,
-					 const struct flow4 *flow, int reason)
-{
-	/* The stack's own, as it came: nothing has to be known of it. */
-	if (reason == REASON_NOT_OURS)
-		return finish(p->ingress, reason);
-	return describe_ipv4(p, flow) ? conclude(ctx, reason) : XDP_ABORTED;
-}
-
-static __always_inline int conclude_ipv6(struct xdp_md *ctx, const struct packet *p,
-					 const struct flow6 *flow, int reason)
-{
-	/* The stack's own, as it came: nothing has to be known of it. */
-	if (reason == REASON_NOT_OURS)
-		return finish(p->ingress, reason);
-	return describe_ipv6(p, flow) ? conclude(ctx, reason) : XDP_ABORTED;
-}
-
 #endif

@@ -17,8 +17,8 @@
 #include "packet.h"
 
 #define MAPPED_PREFIX bpf_htonl(0xffff) /* the third word of ::ffff:a.b.c.d */
-/* What is the same in every packet that changes nothing, unlike these. */
-#define TCP_CONTROL (TCP_SYN | TCP_FIN | TCP_RST)
+/* How often an entry is copied that another flow takes over meanwhile. */
+#define READ_TRIES 2
 
 static __always_inline __u32 now(void)
 {
@@ -34,6 +34,13 @@ static __always_inline int idle_since(__u32 time, __u32 last_seen, __u32 limit)
 static __always_inline int idle_too_long(const struct conn *c, const struct settings *s, __u32 time)
 {
 	return idle_since(time, c->last_seen, s->timeout[c->state & (CONN_STATE_SLOTS - 1)]);
+}
+
+/* The word of state, flags, forward and doubt. */
+static __always_inline __u32 *status_word(const struct conn *c)
+{
+	_Static_assert(__builtin_offsetof(struct conn, state) % sizeof(__u32) == 0, "one word");
+	return (__u32 *)((void *)(long)c + __builtin_offsetof(struct conn, state));
 }
 
 /* The backend answers past us: the connection has no second entry. */
@@ -62,31 +69,6 @@ static __always_inline int same_mac(__u64 a, __u64 b)
 	return !((a ^ b) & MAC_BITS);
 }
 
-/*
- * True if the packet goes on with its connection as it stands, with no other change than
- * the entry's age. The backend's direction does not ask whether the backend may still be
- * chosen: what it has to say is said.
- */
-static __always_inline int settled(const struct packet *p, struct conn *c, const struct backend *b)
-{
-	const struct settings *s = array_at(settings, 0);
-	__u32 time = now();
-
-	if (!s || p->tcp_flags & TCP_CONTROL || idle_too_long(c, s, time))
-		return 0;
-	if (!(c->flags & CONN_REPLY)) {
-		/* The six bytes after the frame's destination address, and two more. */
-		__u64 source = *(__u64 *)(p->data + ETH_ALEN);
-
-		if (c->generation != b->generation || c->ingress != p->ingress ||
-		    !same_mac(source, *(__u64 *)&c->hop) || !is_admitted(c, s))
-			return 0;
-	}
-	if (idle_since(time, c->last_seen, s->refresh))
-		c->last_seen = time;
-	return 1;
-}
-
 static __always_inline void map_address(__be32 wide[4], __be32 address)
 {
 	wide[0] = 0;
@@ -95,7 +77,7 @@ static __always_inline void map_address(__be32 wide[4], __be32 address)
 	wide[3] = address;
 }
 
-static __always_inline void widen_flow(const struct flow4 *flow, struct flow6 *wide)
+static __always_inline void widen_flow_ipv4(const struct flow4 *flow, struct flow6 *wide)
 {
 	map_address(wide->saddr, flow->saddr);
 	map_address(wide->daddr, flow->daddr);
@@ -103,6 +85,11 @@ static __always_inline void widen_flow(const struct flow4 *flow, struct flow6 *w
 	wide->dport = flow->dport;
 	wide->protocol = flow->protocol;
 	__builtin_memset(wide->pad, 0, sizeof(wide->pad));
+}
+
+static __always_inline void widen_flow_ipv6(const struct flow6 *flow, struct flow6 *wide)
+{
+	*wide = *flow;
 }
 
 static __always_inline void narrow_flow(const struct flow6 *wide, struct flow4 *flow)
@@ -131,6 +118,8 @@ static __always_inline void widen_entry(const struct entry4 *e, struct entry6 *w
 	widen_conn(&e->c, &wide->c);
 	wide->service = e->service;
 	wide->sequence = e->sequence;
+	wide->fin = e->fin;
+	wide->pad = 0;
 }
 
 static __always_inline void narrow_conn(const struct conn6 *wide, struct conn4 *c)
@@ -160,9 +149,9 @@ static __always_inline void reply_flow(const struct conn6 *c, __u8 protocol, str
  * its own stack frame for the IPv4 copies of what it is given.
  */
 
-/* The entry, of either family, in one of the tables. All begin with a struct conn. */
-static __always_inline struct conn *table_find(__u8 family, int established,
-					       const struct flow6 *flow)
+/* The entry, of either family, in one of the tables. */
+static __always_inline struct entry *table_find(__u8 family, int established,
+						const struct flow6 *flow)
 {
 	if (family == 4) {
 		struct flow4 narrow;
@@ -186,6 +175,8 @@ static __noinline long table_store(__u8 family, int established, const struct fl
 		narrow_conn(&e->c, &value.c);
 		value.service = e->service;
 		value.sequence = e->sequence;
+		value.fin = e->fin;
+		value.pad = 0;
 		return established ? bpf_map_update_elem(&conntrack, &narrow, &value, flags)
 				   : bpf_map_update_elem(&opening, &narrow, &value, flags);
 	}
@@ -207,19 +198,26 @@ static __noinline long table_remove(__u8 family, int established, const struct f
 			   : bpf_map_delete_elem(&opening6, flow);
 }
 
-/* Copies the entry out. 0, or -1 if there is none. */
+/*
+ * Copies the entry out. 0, or -1 if there is none. The LRU gives an element to another flow at
+ * once, so the entry is found again after it was copied.
+ */
 static __noinline int table_read(__u8 family, int established, const struct flow6 *flow,
 				 struct entry6 *e)
 {
-	struct conn *found = table_find(family, established, flow);
+	for (int i = 0; i < READ_TRIES; i++) {
+		struct entry *found = table_find(family, established, flow);
 
-	if (!found)
-		return -1;
-	if (family == 4)
-		widen_entry((struct entry4 *)found, e);
-	else
-		*e = *(struct entry6 *)found;
-	return 0;
+		if (!found)
+			return -1;
+		if (family == 4)
+			widen_entry((struct entry4 *)found, e);
+		else
+			*e = *(struct entry6 *)found;
+		if (table_find(family, established, flow) == found)
+			return 0;
+	}
+	return -1;
 }
 
 /*
@@ -234,6 +232,17 @@ static __always_inline int find_connection(__u8 family, const struct flow6 *flow
 	return -1;
 }
 
+/* The entry itself, in whichever table: first in that where the connection was found, which is the
+ * right one unless another CPU has moved it. */
+static __noinline struct entry *find_entry(__u8 family, int established, const struct flow6 *flow)
+{
+	struct entry *found = table_find(family, established, flow);
+
+	if (!found)
+		found = table_find(family, 0, flow);
+	return found ? found : table_find(family, 1, flow);
+}
+
 /* Whether there is an entry that is not too old. In the order of find_connection. */
 static __noinline int is_alive(__u8 family, const struct flow6 *flow, __u32 time)
 {
@@ -243,32 +252,45 @@ static __noinline int is_alive(__u8 family, const struct flow6 *flow, __u32 time
 	if (!s)
 		return 0;
 	for (int established = 0; established <= 1; established++) {
-		const struct conn *c = table_find(family, established, flow);
+		const struct entry *found = table_find(family, established, flow);
 
-		if (c && !idle_too_long(c, s, time))
+		if (found && !idle_too_long(&found->conn, s, time))
 			return 1;
 	}
 	return 0;
 }
 
-/*
- * Sets in the entry what a packet of either direction can change; the rest of an entry
- * never changes.
- */
-static __noinline void table_touch(__u8 family, int established, const struct flow6 *flow,
-				   const struct conn *from)
+/* Whether an entry is one direction of the connection that has `other` as the key of its other
+ * direction: a key that was computed may meanwhile be another connection's. */
+static __noinline int is_twin_of(__u8 family, const struct entry *e, const struct flow6 *other)
 {
-	struct conn *c = table_find(family, established, flow);
+	const struct conn6 *wide = &((const struct entry6 *)e)->c;
+	const struct conn4 *narrow = &((const struct entry4 *)e)->c;
+	__u32 difference = 0;
 
-	if (!c)
-		return;
-	c->last_seen = from->last_seen;
-	c->state = from->state;
-	c->flags = (c->flags & CONN_REPLY) | (from->flags & ~CONN_REPLY);
-	c->ingress = from->ingress;
-	if (!(from->flags & CONN_REPLY))
-		c->admission = from->admission;
-	WRITE_ONCE(*(__u64 *)&c->hop, *(const __u64 *)&from->hop);
+	if (family == 4)
+		return !((narrow->saddr ^ other->daddr[3]) | (narrow->daddr ^ other->saddr[3]) |
+			 (narrow->sport ^ other->dport) | (narrow->dport ^ other->sport));
+	for (int i = 0; i < 4; i++)
+		difference |=
+			(wide->saddr[i] ^ other->daddr[i]) | (wide->daddr[i] ^ other->saddr[i]);
+	return !(difference | (wide->sport ^ other->dport) | (wide->dport ^ other->sport));
+}
+
+/* Takes the entry under `flow` out of both tables, if its other direction is that of `other`. How
+ * many there were. */
+static __noinline int remove_direction(__u8 family, const struct flow6 *flow,
+				       const struct flow6 *other)
+{
+	int removed = 0;
+
+	for (int established = 0; established <= 1; established++) {
+		const struct entry *found = table_find(family, established, flow);
+
+		if (found && is_twin_of(family, found, other))
+			removed += !table_remove(family, established, flow);
+	}
+	return removed;
 }
 
 static __noinline void release_claim(__u8 family, const struct flow6 *reply)
@@ -293,18 +315,15 @@ static __always_inline void raise_epoch(void)
 		WRITE_ONCE(e->number, e->number + 1);
 }
 
-/* Takes the connection of the client's `flow` out of both tables, both directions. */
-static __noinline void forget(__u8 family, const struct flow6 *flow, const struct conn6 *c)
+/* Takes a connection out of both tables, both directions. */
+static __noinline void forget(__u8 family, const struct flow6 *client, const struct flow6 *reply,
+			      __u32 forward)
 {
-	struct flow6 reply;
-
-	reply_flow(c, flow->protocol, &reply);
-	for (int established = 0; established <= 1; established++) {
-		table_remove(family, established, flow);
-		table_remove(family, established, &reply);
-	}
-	if (c->conn.forward == FORWARD_FULL_NAT)
-		release_claim(family, &reply);
+	remove_direction(family, client, reply);
+	if (forward < FORWARD_L2)
+		remove_direction(family, reply, client);
+	if (forward == FORWARD_FULL_NAT)
+		release_claim(family, reply);
 	raise_epoch();
 }
 

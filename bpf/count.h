@@ -79,6 +79,16 @@ static __always_inline void count_closed(const struct conn *c)
 		t->closed++;
 }
 
+/* It was not the end. Sums wrap, so that one CPU may take back what another has counted. */
+static __always_inline void count_reopened(const struct conn *c)
+{
+	const struct backend *b = array_at(backends, c->backend);
+	struct traffic *t = array_at(traffic, c->backend);
+
+	if (b && t && b->incarnation == c->generation)
+		t->closed--;
+}
+
 static __always_inline void count_opened(__u32 backend)
 {
 	struct traffic *t = array_at(traffic, backend);

@@ -87,7 +87,8 @@ struct packet {
 	/* Of a fragment. */
 	__be32 fragment_id;
 	__u32 fragment_offset; /* bytes from where the first one's data begins */
-	__u32 headers_end;     /* of a first one: where its TCP or UDP header ends, likewise */
+	__u32 headers_end;     /* where the TCP or UDP header ends: of a first fragment likewise, of
+				  a whole packet from l4 on */
 };
 
 /* The same for the stages that new and changing connections go through: no pointers, and one
@@ -111,6 +112,10 @@ struct facts {
 	__be32 fragment_id;
 	__u32 fragment_offset; /* bytes */
 	__u32 headers_end;
+	/* Of a TCP segment, host order. */
+	__u32 sequence;
+	__u32 acknowledged;
+	__u32 payload; /* bytes */
 };
 
 #endif

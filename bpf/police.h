@@ -28,6 +28,16 @@ static __always_inline __u64 source_of6(const __be32 *address)
 	return address[0] | (__u64)address[1] << 32;
 }
 
+static __always_inline __u64 source_of_ipv4(const struct flow4 *flow)
+{
+	return source_of4(flow->saddr);
+}
+
+static __always_inline __u64 source_of_ipv6(const struct flow6 *flow)
+{
+	return source_of6(flow->saddr);
+}
+
 /* Unforeseeable, or sources could be made to push each other out. */
 static __always_inline struct dos_set *set_of(__u64 source, __u32 kind, const struct settings *s)
 {

@@ -46,7 +46,7 @@ static __noinline int send_portless(struct xdp_md *ctx, struct work *w)
 		return REASON_NO_BACKEND;
 	out = next_hop(&c->conn, b, &hop);
 	if (!out)
-		return REASON_NO_INTERFACE;
+		return no_next_hop(hop);
 	if (w->facts.ttl <= 1)
 		return REASON_TTL_EXPIRED;
 	describe(ctx, &w->facts, &p);

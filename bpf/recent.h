@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * recent.h - the flows that each CPU has had lately, in slots that are found by an addition where
- * the connection table wants a hash lookup: most packets belong to few flows.
+ * recent.h - the flows that each CPU has had lately, in slots that are found by a multiplication
+ * where the connection table wants a hash lookup: most packets belong to few flows. Included once
+ * for each family; see family.h.
  *
  * Owns copies of settled entries, one to a slot. A copy counts for settings.refresh at most: then
- * the table is asked again, whose entry learns by it that it is in use. What makes copies wrong
- * sooner raises `epoch`, which is a part of their key.
+ * the table is asked again, whose entry learns by it that it is in use. `epoch` is a part of the
+ * copies' keys, and is raised by all that makes them wrong sooner.
  */
 #ifndef XDPLB_RECENT_H
 #define XDPLB_RECENT_H
@@ -14,74 +15,14 @@
 #include "maps.h"
 #include "packet.h"
 
-/* What a per-CPU map's value can have: 32 KiB. */
-#define RECENT4_BITS 9
-#define RECENT6_BITS 8
-/* Of the last word of a flow, above addresses, ports and protocol. */
+/* Of the last word of a flow, above ports and protocol. */
 #define EPOCH_SHIFT 40
-
-struct recent4 {
-	__u64 key[2];
-	struct conn4 c;
-};
-
-struct recent6 {
-	__u64 key[5];
-	struct conn6 c;
-	__u64 pad[2];
-};
-
-struct recent4_slots {
-	struct recent4 slots[1 << RECENT4_BITS];
-};
-
-struct recent6_slots {
-	struct recent6 slots[1 << RECENT6_BITS];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct recent4_slots);
-} recent SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct recent6_slots);
-} recent6 SEC(".maps");
 
 static __always_inline __u64 current_epoch(void)
 {
 	const struct epoch *e = array_at(epoch, 0);
 
 	return e ? (__u64)READ_ONCE(e->number) << EPOCH_SHIFT : 0;
-}
-
-/* The slot of a flow whose words these are, by the upper bits of a product. */
-static __always_inline __u32 recent_slot(__u64 addresses, __u64 ports, int bits)
-{
-	return (addresses ^ ports * 0x9e3779b97f4a7c15ULL) * 0xc2b2ae3d27d4eb4fULL >> (64 - bits);
-}
-
-static __always_inline struct recent4 *recent_of4(const struct flow4 *flow)
-{
-	struct recent4_slots *r = array_at(recent, 0);
-	const __u64 *words = (const __u64 *)flow;
-
-	return r ? &r->slots[recent_slot(words[0], words[1], RECENT4_BITS)] : NULL;
-}
-
-static __always_inline struct recent6 *recent_of6(const struct flow6 *flow)
-{
-	struct recent6_slots *r = array_at(recent6, 0);
-	const __u64 *words = (const __u64 *)flow;
-
-	return r ? &r->slots[recent_slot(words[0] ^ words[1] ^ words[2] ^ words[3], words[4],
-					 RECENT6_BITS)]
-		 : NULL;
 }
 
 static __always_inline int is_recent(const struct conn *c)
@@ -91,62 +32,78 @@ static __always_inline int is_recent(const struct conn *c)
 	return s && (__u32)now() - c->last_seen < s->refresh;
 }
 
-/* The copy of the flow's entry in its slot, if it still counts. */
-static __always_inline struct conn4 *find_recent4(struct recent4 *r, const struct flow4 *flow)
-{
-	const __u64 *words = (const __u64 *)flow;
-
-	if (r && r->key[0] == words[0] && r->key[1] == (words[1] | current_epoch()) &&
-	    is_recent(&r->c.conn))
-		return &r->c;
-	return NULL;
-}
-
-static __always_inline struct conn6 *find_recent6(struct recent6 *r, const struct flow6 *flow)
-{
-	const __u64 *words = (const __u64 *)flow;
-
-	if (r && r->key[0] == words[0] && r->key[1] == words[1] && r->key[2] == words[2] &&
-	    r->key[3] == words[3] && r->key[4] == (words[4] | current_epoch()) &&
-	    is_recent(&r->c.conn))
-		return &r->c;
-	return NULL;
-}
-
-/* Whether the slot's copy counts, by its age and the epoch in its key's last word. */
-static __always_inline int in_use(const struct conn *c, __u64 last_word, __u64 epoch)
-{
-	return is_recent(c) && !((last_word ^ epoch) >> EPOCH_SHIFT);
-}
-
-/* Puts a copy into the slot, unless another flow's there is in use. */
-static __always_inline void keep_recent4(struct recent4 *r, const struct flow4 *flow,
-					 const struct conn4 *c)
-{
-	const __u64 *words = (const __u64 *)flow;
-	__u64 epoch = current_epoch();
-
-	if (!r || in_use(&r->c.conn, r->key[1], epoch))
-		return;
-	r->c = *c;
-	r->c.conn.last_seen = now();
-	r->key[0] = words[0];
-	r->key[1] = words[1] | epoch;
-}
-
-static __always_inline void keep_recent6(struct recent6 *r, const struct flow6 *flow,
-					 const struct conn6 *c)
-{
-	const __u64 *words = (const __u64 *)flow;
-	__u64 epoch = current_epoch();
-
-	if (!r || in_use(&r->c.conn, r->key[4], epoch))
-		return;
-	r->c = *c;
-	r->c.conn.last_seen = now();
-	for (int i = 0; i < 4; i++)
-		r->key[i] = words[i];
-	r->key[4] = words[4] | epoch;
-}
-
 #endif
+
+#include "family.h"
+
+struct RECENT_SLOT {
+	__u64 key[FLOW_WORDS];
+	CONN c;
+#if FAMILY == 6
+	__u64 pad[2]; /* two cache lines */
+#endif
+};
+
+/* A per-CPU map's value can have 32 KiB. */
+struct RECENT_SLOTS {
+	struct RECENT_SLOT slots[1 << RECENT_BITS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct RECENT_SLOTS);
+} RECENT SEC(".maps");
+
+/* The slot of a flow, by the upper bits of a product of its words. */
+static __always_inline struct RECENT_SLOT *NAME(recent_of)(const FLOW *flow)
+{
+	const __u64 *words = (const __u64 *)flow;
+	struct RECENT_SLOTS *r = array_at(RECENT, 0);
+	__u64 addresses = words[0];
+
+	for (int i = 1; i < FLOW_WORDS - 1; i++)
+		addresses ^= words[i];
+	addresses ^= words[FLOW_WORDS - 1] * 0x9e3779b97f4a7c15ULL;
+	return r ? &r->slots[addresses * 0xc2b2ae3d27d4eb4fULL >> (64 - RECENT_BITS)] : NULL;
+}
+
+/* The copy of the flow's entry in its slot, if it still counts. */
+static __always_inline CONN *NAME(find_recent)(struct RECENT_SLOT *r, const FLOW *flow, __u64 epoch)
+{
+	const __u64 *words = (const __u64 *)flow;
+
+	if (!r)
+		return NULL;
+	for (int i = 0; i < FLOW_WORDS - 1; i++)
+		if (r->key[i] != words[i])
+			return NULL;
+	if (r->key[FLOW_WORDS - 1] != (words[FLOW_WORDS - 1] | epoch) || !is_recent(&r->c.conn))
+		return NULL;
+	return &r->c;
+}
+
+/*
+ * Puts a copy of the flow's entry into the slot, unless another flow's copy there is in use.
+ * `epoch` was read before the entry was found, so that whatever has been raised for it since
+ * counts. The LRU gives an element to another flow at once: the entry is found again after it was
+ * copied.
+ */
+static __always_inline void NAME(keep_recent)(struct RECENT_SLOT *r, const FLOW *flow,
+					      const ENTRY *e, __u64 epoch)
+{
+	const __u64 *words = (const __u64 *)flow;
+
+	if (!r || (is_recent(&r->c.conn) && !((r->key[FLOW_WORDS - 1] ^ epoch) >> EPOCH_SHIFT)))
+		return;
+	/* No flow has protocol 0: the slot is nobody's until all of it is written. */
+	r->key[FLOW_WORDS - 1] = 0;
+	r->c = e->c;
+	if (bpf_map_lookup_elem(&CONNTRACK, flow) != e)
+		return;
+	r->c.conn.last_seen = now();
+	for (int i = 0; i < FLOW_WORDS - 1; i++)
+		r->key[i] = words[i];
+	r->key[FLOW_WORDS - 1] = words[FLOW_WORDS - 1] | epoch;
+}

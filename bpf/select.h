@@ -101,7 +101,7 @@ static __always_inline struct backend *select_backend(__u32 service, const struc
 			return NULL;
 		*id = pair->backend[slot & 1];
 		b = array_at(backends, *id);
-		if (b && READ_ONCE(b->generation))
+		if (b && READ_ONCE(b->usable))
 			return b;
 	}
 	return NULL;

@@ -30,6 +30,12 @@ static __always_inline const struct interface *next_hop(const struct conn *c,
 	return out && out->ifindex ? out : NULL;
 }
 
+/* Why there is none. */
+static __always_inline int no_next_hop(__u64 hop)
+{
+	return hop >> 48 == NO_SLOT ? REASON_UNRESOLVED : REASON_NO_INTERFACE;
+}
+
 static __always_inline int transmit(struct packet *p, const struct conn *c,
 				    const struct interface *out, __u64 hop)
 {

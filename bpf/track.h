@@ -15,12 +15,15 @@
 #include "nat.h"
 #include "replies.h"
 #include "select.h"
+#include "tcp.h"
 #include "unrecorded.h"
 #include "work.h"
 
 /* How many source ports `nat` tries when the client's own is taken towards that backend. */
 #define NAT_TRIES      8
 #define NAT_FIRST_PORT 1024
+/* How often a CPU tries to change a connection's status while others change it. */
+#define STATUS_TRIES 3
 
 /* RFC 1624 deltas for a packet of `flow` that leaves with the 5-tuple in `c`. */
 static __always_inline void compute_deltas(const struct flow6 *flow, struct conn6 *c)
@@ -36,21 +39,24 @@ static __always_inline void compute_deltas(const struct flow6 *flow, struct conn
 	c->l4_delta = csum_fold((__u64)csum_fold(addresses) + ports);
 }
 
-/* Fills in the entry of the backend's direction from the client's. */
-static __always_inline void make_reply(const struct facts *f, const struct entry6 *e,
-				       struct entry6 *reply, struct flow6 *reply_key)
+/* The entry of the other direction, and its key, from that of the packet's. */
+static __always_inline void make_twin(const struct facts *f, const struct entry6 *e,
+				      struct entry6 *twin, struct flow6 *key)
 {
-	reply_flow(&e->c, f->flow.protocol, reply_key);
-	reply->c.conn = e->c.conn;
-	reply->c.conn.flags |= CONN_REPLY;
-	copy16(reply->c.saddr, f->flow.daddr);
-	copy16(reply->c.daddr, f->flow.saddr);
-	reply->c.sport = f->flow.dport;
-	reply->c.dport = f->flow.sport;
-	compute_deltas(reply_key, &reply->c);
-	reply->service = e->service;
-	reply->sequence = 0;
-	expect_replies(reply_key);
+	reply_flow(&e->c, f->flow.protocol, key);
+	twin->c.conn = e->c.conn;
+	twin->c.conn.flags ^= CONN_REPLY;
+	copy16(twin->c.saddr, f->flow.daddr);
+	copy16(twin->c.daddr, f->flow.saddr);
+	twin->c.sport = f->flow.dport;
+	twin->c.dport = f->flow.sport;
+	compute_deltas(key, &twin->c);
+	twin->service = e->service;
+	twin->sequence = 0;
+	twin->fin = 0;
+	twin->pad = 0;
+	if (twin->c.conn.flags & CONN_REPLY)
+		expect_replies(key);
 }
 
 /*
@@ -63,7 +69,6 @@ static __noinline int find_source(struct work *w, __u32 hash)
 {
 	const struct facts *f = &w->facts;
 	struct flow6 *client = &w->client;
-	int removed;
 
 	for (int i = 0; i <= NAT_TRIES; i++) {
 		if (i)
@@ -79,9 +84,8 @@ static __noinline int find_source(struct work *w, __u32 hash)
 		    is_alive(f->family, client, f->now))
 			continue;
 		/* Not swept yet. Its client is not to take our backend's entry for its own. */
-		removed = !table_remove(f->family, 1, client);
-		removed |= !table_remove(f->family, 0, client);
-		if (removed && w->other.c.conn.state != CONN_CLOSED)
+		if (remove_direction(f->family, client, &w->other_flow) &&
+		    !is_over(w->other.c.conn.state))
 			count_closed(&w->other.c.conn);
 		raise_epoch();
 		return GO_ON;
@@ -98,7 +102,7 @@ static __noinline int store_connection(struct work *w)
 	struct flow6 holder;
 	int found;
 
-	make_reply(f, &w->own, &w->other, &w->other_flow);
+	make_twin(f, &w->own, &w->other, &w->other_flow);
 	/* What a former connection has left there would be found first. */
 	if (!table_remove(f->family, 1, &w->other_flow))
 		raise_epoch();
@@ -147,7 +151,7 @@ static __noinline int go_unrecorded(struct work *w, const struct backend *b, __u
 	count_unrecorded(w->own.c.conn.backend);
 	if (f->tcp_flags & TCP_RST)
 		return GO_ON;
-	make_reply(f, &w->own, &w->other, &w->other_flow);
+	make_twin(f, &w->own, &w->other, &w->other_flow);
 	return expect_reply(w);
 }
 
@@ -167,20 +171,24 @@ static __always_inline int is_loop(const struct facts *f, const struct backend *
 }
 
 /*
- * A packet without a connection, or with one that is over (`stale`, in w->own.c). Chooses before it
- * forgets, so that a service that has lost all its backends for a moment loses no connection.
+ * The packet of `scratch`, without a connection or with one that is over (`stale`, in w->own).
+ * Chooses before it forgets, so that a service that has lost all its backends for a moment loses no
+ * connection. Not static: see track().
  */
-static __noinline int open_connection(struct work *w, int stale)
+__noinline int open_connection(int stale)
 {
-	const struct facts *f = &w->facts;
-	struct conn6 *c = &w->own.c;
-	const struct backend *b;
+	struct work *w = array_at(scratch, 0);
 	const struct settings *s = array_at(settings, 0);
+	const struct backend *b;
+	const struct facts *f;
+	struct conn6 *c;
 	__u32 id, hash, *slot;
 	int reason, recorded;
 
-	if (!s)
-		return REASON_NOT_OURS;
+	if (!w || !s)
+		return REASON_TABLE_FULL;
+	f = &w->facts;
+	c = &w->own.c;
 	if (w->service == NO_SERVICE)
 		return unknown_port();
 	b = select_backend(w->service, &f->flow, &id);
@@ -194,15 +202,17 @@ static __noinline int open_connection(struct work *w, int stale)
 	if (!slot)
 		return REASON_NO_INTERFACE;
 	if (stale) {
-		if (c->conn.state != CONN_CLOSED)
+		if (!is_over(c->conn.state))
 			count_closed(&c->conn);
-		forget(f->family, &f->flow, c);
+		reply_flow(c, f->flow.protocol, &w->other_flow);
+		forget(f->family, &f->flow, &w->other_flow, c->conn.forward);
 	}
 	/* A reset without a connection goes by hash alone: it makes none. */
 	recorded = !(f->tcp_flags & TCP_RST) && record(f);
 
 	__builtin_memset(&w->own, 0, sizeof(w->own));
 	w->own.service = w->service;
+	w->own.sequence = f->sequence;
 	c->conn.backend = id;
 	c->conn.generation = b->generation;
 	c->conn.last_seen = f->now;
@@ -213,8 +223,11 @@ static __noinline int open_connection(struct work *w, int stale)
 	c->conn.admission = w->admission;
 	c->conn.state = f->flow.protocol == IPPROTO_TCP ? CONN_OPENING : CONN_UDP;
 	if (f->tcp_flags & TCP_FIN) {
-		c->conn.state = CONN_CLOSING;
-		c->conn.flags = CONN_FIN_CLIENT;
+		if (is_direct(&c->conn))
+			c->conn.flags = CONN_FIN_CLIENT;
+		else
+			c->conn.doubt = DOUBT_FIN_CLIENT;
+		w->own.fin = f->sequence + f->payload;
 	}
 	__builtin_memcpy(c->saddr, f->flow.saddr, sizeof(c->saddr));
 	c->sport = f->flow.sport;
@@ -241,26 +254,6 @@ static __noinline int open_connection(struct work *w, int stale)
 	return store_connection(w);
 }
 
-/* What a segment of either direction does to a TCP connection (RFC 9293, section 3.3.2, as far
- * as an observer between the two can tell). */
-static __always_inline void advance_tcp(struct conn *c, __u8 tcp_flags)
-{
-	if (tcp_flags & TCP_RST) {
-		c->state = CONN_CLOSED;
-		return;
-	}
-	if (c->state == CONN_OPENING && !(c->flags & CONN_REPLY) &&
-	    (c->flags & CONN_REPLIED || is_direct(c)) && tcp_flags & TCP_ACK)
-		c->state = CONN_ESTABLISHED;
-	if (tcp_flags & TCP_FIN) {
-		c->flags |= c->flags & CONN_REPLY ? CONN_FIN_BACKEND : CONN_FIN_CLIENT;
-		if (c->state != CONN_CLOSED)
-			c->state = CONN_CLOSING;
-	}
-	if (c->flags & CONN_FIN_CLIENT && c->flags & CONN_FIN_BACKEND)
-		c->state = CONN_CLOSED;
-}
-
 /*
  * True once both directions have been seen: a UDP reply, or the client's ACK after one. Where the
  * backend answers directly it takes the client's word: an ACK, or a second datagram.
@@ -278,6 +271,18 @@ static __always_inline int proven(const struct conn *c, const struct facts *f)
 	       !(f->tcp_flags & (TCP_SYN | TCP_RST));
 }
 
+/* What another CPU has changed in the old entry while the connection moved. */
+static __always_inline void carry_status(struct work *w)
+{
+	const struct facts *f = &w->facts;
+	const struct flow6 *client = w->own.c.conn.flags & CONN_REPLY ? &w->other_flow : &f->flow;
+	struct entry *from = table_find(f->family, 0, client);
+	struct entry *to = table_find(f->family, 1, client);
+
+	if (from && to && *status_word(&from->conn) != *status_word(&w->own.c.conn))
+		WRITE_ONCE(*status_word(&to->conn), READ_ONCE(*status_word(&from->conn)));
+}
+
 /*
  * Moves both entries to conntrack: there first, so that a packet on another CPU finds
  * them in one table or the other.
@@ -293,66 +298,169 @@ static __noinline void promote(struct work *w)
 	}
 	if (table_read(f->family, 0, &w->other_flow, &w->other))
 		return;
-	w->other.c.conn.state = w->own.c.conn.state;
-	w->other.c.conn.flags =
-		(w->other.c.conn.flags & CONN_REPLY) | (w->own.c.conn.flags & ~CONN_REPLY);
 	w->other.c.conn.last_seen = f->now;
 	if (table_store(f->family, 1, &w->other_flow, &w->other, BPF_ANY) ||
 	    table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
 		return;
+	carry_status(w);
 	table_remove(f->family, 0, &w->other_flow);
 	table_remove(f->family, 0, &f->flow);
 }
 
-/* A packet of the connection in w->own.c. */
-static __noinline int advance(struct work *w)
+/* The client is answered by the way its packets come. 1 if that has changed, 0, or a reason,
+ * negated and less one. */
+static __always_inline int follow_client(const struct facts *f, struct conn *c)
 {
-	struct facts *f = &w->facts;
-	struct conn *c = &w->own.c.conn;
-	const struct settings *s = array_at(settings, 0);
 	const struct backend *b = array_at(backends, c->backend);
-	__u8 state = c->state, flags = c->flags;
-	int changed = 0;
+	__u32 *slot;
 
-	if (!(c->flags & CONN_REPLY) && c->admission != w->admission) {
-		c->admission = w->admission;
-		changed = 1;
-	}
-	if (c->flags & CONN_REPLY) {
-		c->flags |= CONN_REPLIED;
-	} else if (c->ingress != f->ingress || !same_mac(*(__u64 *)&f->peer, *(__u64 *)&c->hop)) {
-		/* Clients are answered by the way their packets come. */
-		__u32 *slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
+	if (c->ingress == f->ingress && same_mac(*(const __u64 *)&f->peer, *(const __u64 *)&c->hop))
+		return 0;
+	slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
+	if (b && is_loop(f, b))
+		return -1 - REASON_LOOP;
+	if (!slot)
+		return -1 - REASON_NO_INTERFACE;
+	c->ingress = f->ingress;
+	c->hop = f->peer;
+	c->hop.slot = *slot;
+	raise_epoch();
+	return 1;
+}
 
-		if (b && is_loop(f, b))
-			return REASON_LOOP;
-		if (!slot)
-			return REASON_NO_INTERFACE;
-		c->ingress = f->ingress;
-		c->hop = f->peer;
-		c->hop.slot = *slot;
-		changed = 1;
-		raise_epoch();
+/*
+ * Moves the status of the connection on, where it is at home: in the client's entry. Its end is
+ * counted by the CPU that made the change. The new status.
+ */
+static __noinline __u32 move_status(struct conn *home, __u32 event)
+{
+	__u32 *word = status_word(home), was = READ_ONCE(*word), next = was;
+
+	for (int i = 0; i < STATUS_TRIES; i++) {
+		__u32 found;
+
+		next = next_status(was, event);
+		if (next == was)
+			return next;
+		found = __sync_val_compare_and_swap(word, was, next);
+		if (found == was)
+			break;
+		was = found;
 	}
-	if (f->flow.protocol == IPPROTO_TCP)
-		advance_tcp(c, f->tcp_flags);
-	if (c->state == CONN_CLOSED && state != CONN_CLOSED)
-		count_closed(c);
-	changed |= c->state != state || c->flags != flags;
-	if (!s || changed || idle_since(f->now, c->last_seen, s->refresh)) {
-		c->last_seen = f->now;
-		table_touch(f->family, f->established, &f->flow, c);
+	if (is_over(next & 0xff) && !is_over(was & 0xff))
+		count_closed(home);
+	if (!is_over(next & 0xff) && is_over(was & 0xff))
+		count_reopened(home);
+	return next;
+}
+
+/* The backend's entry says the same, whichever of several CPUs is the last to write it. */
+static __noinline void copy_status(const struct conn *home, struct conn *reply)
+{
+	const __u32 *word = status_word(home);
+	__u32 status = READ_ONCE(*word), was;
+
+	for (int i = 0; i < STATUS_TRIES; i++) {
+		was = status;
+		WRITE_ONCE(*status_word(reply), was | CONN_REPLY << 8);
+		status = READ_ONCE(*word);
+		if (status == was)
+			break;
 	}
+}
+
+/* Writes to the entry what a packet of either direction can change, beside the status. */
+static __always_inline void touch(struct conn *c, const struct conn *from)
+{
+	c->last_seen = from->last_seen;
+	c->ingress = from->ingress;
+	if (!(from->flags & CONN_REPLY))
+		c->admission = from->admission;
+	WRITE_ONCE(*(__u64 *)&c->hop, *(const __u64 *)&from->hop);
+}
+
+/* The entry of the other direction of the packet's connection: made anew if the LRU has taken it.
+ */
+static __noinline struct entry *find_twin(struct work *w)
+{
+	const struct facts *f = &w->facts;
+	struct entry *twin;
 
 	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
-	if (changed && !is_direct(c))
-		table_touch(f->family, f->established, &w->other_flow, c);
+	twin = find_entry(f->family, f->established, &w->other_flow);
+	if (twin)
+		return twin;
+	make_twin(f, &w->own, &w->other, &w->other_flow);
+	table_store(f->family, f->established, &w->other_flow, &w->other, BPF_NOEXIST);
+	return find_entry(f->family, f->established, &w->other_flow);
+}
+
+/* A packet of the connection in w->own, of `scratch`. Not static: see track(). */
+__noinline int advance(void)
+{
+	struct work *w = array_at(scratch, 0);
+	const struct settings *s = array_at(settings, 0);
+	struct entry *mine, *twin = NULL, *home;
+	int changed = 0, is_reply;
+	__u32 event, status;
+	struct facts *f;
+	struct conn *c;
+
+	if (!w || !s)
+		return REASON_TABLE_FULL;
+	f = &w->facts;
+	c = &w->own.c.conn;
+	is_reply = c->flags & CONN_REPLY;
+	event = is_reply ? EVENT_BACKEND : 0;
+	if (!is_reply) {
+		changed = follow_client(f, c);
+		if (changed < 0)
+			return -1 - changed;
+		if (c->admission != w->admission) {
+			c->admission = w->admission;
+			changed = 1;
+		}
+	}
+	/* A later fragment has no TCP header. */
+	if (f->flow.protocol == IPPROTO_TCP && f->kind != LATER_FRAGMENT) {
+		int judged = judge_segment(f, &w->own, s->hz);
+
+		if (judged < 0)
+			return GO_ON;
+		event = judged;
+	}
+	if (!is_direct(c))
+		twin = find_twin(w);
+	if (twin && event & EVENT_ACK && f->acknowledged == twin->fin + 1)
+		event |= EVENT_HEARD;
+	mine = find_entry(f->family, f->established, &f->flow);
+	home = is_reply ? twin : mine;
+	if (!home || !mine)
+		return GO_ON;
+	status = move_status(&home->conn, event);
+	/* Both ends have closed at once: copies would not look for the acknowledgements. */
+	if ((status >> 24 & DOUBT_FINS) == DOUBT_FINS)
+		raise_epoch();
+	if (twin)
+		copy_status(&home->conn, is_reply ? &mine->conn : &twin->conn);
+	if (is_reply)
+		status |= CONN_REPLY << 8;
+	changed |= status ^ *status_word(c);
+	*status_word(c) = status;
+	if (changed || idle_since(f->now, c->last_seen, s->refresh)) {
+		c->last_seen = f->now;
+		touch(&mine->conn, c);
+	}
+	mine->sequence = w->own.sequence;
+	mine->fin = w->own.fin;
+	if (changed && twin)
+		touch(&twin->conn, c);
 	if (!f->established && proven(c, f))
 		promote(w);
 	return GO_ON;
 }
 
-/* True if the connection in w->own.c, whose packet this is, cannot go on. */
+/* True if the connection in w->own, whose packet this is, cannot go on. */
 static __always_inline int is_stale(struct work *w)
 {
 	const struct settings *s = array_at(settings, 0);
@@ -372,11 +480,28 @@ static __always_inline int is_stale(struct work *w)
 		return 0;
 	/* The client takes its port for a new connection. What a backend that answers directly has
 	 * still to say is not seen: the client's own FIN has to do. */
-	if ((c->state == CONN_CLOSED || (c->state == CONN_CLOSING && is_direct(c))) &&
+	if ((is_over(c->state) || (c->state == CONN_HALF_CLOSED && is_direct(c))) &&
 	    (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return 1;
 	b = array_at(backends, c->backend);
-	return !b || b->generation != c->generation;
+	if (!b || b->generation != c->generation)
+		return 1;
+	/* Nobody has answered, and nobody will. */
+	return !READ_ONCE(b->usable) && (b->rehash >> protocol_class(f->flow.protocol) & 1 ||
+					 (c->state == CONN_OPENING && !(c->flags & CONN_REPLIED)));
+}
+
+/*
+ * A backend that opens a connection to what was the client of an ended one: the client has called
+ * it past the VIP, from the same port, and what it says is not for us to translate.
+ */
+static __always_inline int is_direct_call(const struct work *w)
+{
+	const struct conn *c = &w->own.c.conn;
+
+	return c->flags & CONN_REPLY && c->flags & CONN_REPLIED && c->forward == FORWARD_NAT &&
+	       is_over(c->state) &&
+	       (w->facts.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
 /*
@@ -405,6 +530,11 @@ __noinline int track(void)
 	crowded = f->missed && opens_tcp(f) && !may_record(f);
 	found = crowded ? -1 : find_connection(f->family, &f->flow, &w->own);
 	f->established = found > 0;
+	if (found >= 0 && is_direct_call(w)) {
+		reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
+		forget(f->family, &w->other_flow, &f->flow, FORWARD_NAT);
+		return REASON_NOT_OURS;
+	}
 	is_client = found >= 0 && !(w->own.c.conn.flags & CONN_REPLY);
 	goes_on = found >= 0 && !is_stale(w);
 	if (goes_on)
@@ -413,7 +543,9 @@ __noinline int track(void)
 		vip = find_vip(&f->flow);
 	if (vip || (goes_on && is_client)) {
 		w->service = vip ? vip->service : w->own.service;
-		reason = admit(w, is_client);
+		/* What let a connection in that is over says nothing of the next one: its port may
+		 * be another service's by now. */
+		reason = admit(w, goes_on);
 	} else if (!goes_on) {
 		reason = find_expected(w);
 	}
@@ -422,8 +554,8 @@ __noinline int track(void)
 	if (reason != GO_ON)
 		return reason;
 	if (goes_on)
-		return advance(w);
-	return vip ? open_connection(w, is_client) : GO_ON;
+		return advance();
+	return vip ? open_connection(is_client) : GO_ON;
 }
 
 static __always_inline void gather_facts(const struct packet *p, __u8 family, struct facts *f)
@@ -447,59 +579,19 @@ static __always_inline void gather_facts(const struct packet *p, __u8 family, st
 	f->fragment_id = p->fragment_id;
 	f->fragment_offset = p->fragment_offset;
 	f->headers_end = p->headers_end;
-}
+	f->sequence = 0;
+	f->acknowledged = 0;
+	f->payload = 0;
+	if (p->protocol == IPPROTO_TCP && p->kind != LATER_FRAGMENT) {
+		const struct tcphdr *tcp = p->l4;
 
-static __always_inline struct work *describe_ipv4(const struct packet *p, const struct flow4 *flow)
-{
-	struct work *w = array_at(scratch, 0);
-
-	if (!w)
-		return NULL;
-	gather_facts(p, 4, &w->facts);
-	widen_flow(flow, &w->facts.flow);
-	w->facts.flow.protocol = p->protocol;
-	return w;
-}
-
-static __always_inline struct work *describe_ipv6(const struct packet *p, const struct flow6 *flow)
-{
-	struct work *w = array_at(scratch, 0);
-
-	if (!w)
-		return NULL;
-	gather_facts(p, 6, &w->facts);
-	w->facts.flow = *flow;
-	w->facts.flow.protocol = p->protocol;
-	return w;
-}
-
-/* The connection of the packet, which it may have made or changed, in *c. `missed`: conntrack has
- * been looked into. */
-static __always_inline int track_ipv4(const struct packet *p, const struct flow4 *flow,
-				      struct conn4 **c, int missed)
-{
-	struct work *w = describe_ipv4(p, flow);
-	int reason;
-
-	if (!w)
-		return REASON_TABLE_FULL;
-	w->facts.missed = missed;
-	reason = track();
-	narrow_conn(&w->own.c, &w->narrow);
-	*c = &w->narrow;
-	return reason;
-}
-
-static __always_inline int track_ipv6(const struct packet *p, const struct flow6 *flow,
-				      struct conn6 **c, int missed)
-{
-	struct work *w = describe_ipv6(p, flow);
-
-	if (!w)
-		return REASON_TABLE_FULL;
-	*c = &w->own.c;
-	w->facts.missed = missed;
-	return track();
+		/* Parsing has looked, but Linux 6.1's verifier does not remember. */
+		if ((const void *)(tcp + 1) > p->end)
+			return;
+		f->sequence = bpf_ntohl(tcp->seq);
+		f->acknowledged = bpf_ntohl(tcp->ack_seq);
+		f->payload = f->length - f->l4 - tcp->doff * 4;
+	}
 }
 
 #endif

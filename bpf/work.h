@@ -60,4 +60,16 @@ struct {
 	__type(value, struct work);
 } scratch SEC(".maps");
 
+/* The packet's own entry, as the established path has it. */
+static __always_inline struct conn4 *narrow_own_ipv4(struct work *w)
+{
+	narrow_conn(&w->own.c, &w->narrow);
+	return &w->narrow;
+}
+
+static __always_inline struct conn6 *narrow_own_ipv6(struct work *w)
+{
+	return &w->own.c;
+}
+
 #endif

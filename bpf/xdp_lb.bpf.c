@@ -1,186 +1,53 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * xdp_lb.bpf.c - the entry programs. A packet's way reads from top to bottom here; each
- * stage has a header of its own.
+ * xdp_lb.bpf.c - the entry programs, and the map of the house. Each stage of a packet's way has a
+ * header of its own, and returns GO_ON or the reason why the packet goes no further.
  *
- *   parse       Ethernet, VLAN, IP, TCP, UDP; most packets are not ours and end here
- *   portless    later fragments go with their first one, ICMP errors with what they quote
- *   recent      the CPU's own copy of what the connection table says
- *   connection  one lookup under the 5-tuple as it arrives, either direction
- *   admit       to a VIP: the firewall, which a connection remembers, and its source's limits
- *   track       new connections and packets that change one: service, backend, state
- *   rewrite     nat: the connection's new 5-tuple, TTL, checksums
- *   encap       tunnels: an outer header
- *   send        the next hop's MAC address, and out
- *   conclude    for the rest: an answer, the host's stack, or nothing
+ *                 frame
+ *                   |
+ *   parse.h         Ethernet, VLAN, IP, TCP, UDP. The address filter lets most packets go to the
+ *                   |       host's stack right here: they are not for us
+ *   balance.h       the order of all that follows; once for IPv4, once for IPv6 (family.h)
+ *                   |
+ *   recent.h        the CPU's own copy of what the connection table says, else
+ *   connection.h    one lookup under the 5-tuple as it arrives, in either direction
+ *                   |
+ *                   |  a packet that its connection expects goes straight on; others by track.h:
+ *                   |    admit.h      the firewall (firewall.h), the service's own prefixes, the
+ *                   |                 limits of its source (police.h)
+ *                   |    tcp.h        what a segment means for the state
+ *                   |    select.h     service, and backend for a new connection
+ *                   |    nat.h        the source that it leaves with
+ *                   |    unrecorded.h new flows that there is no room for
+ *                   |  packets without ports by portless.h: later fragments (fragment.h), ICMP
+ *                   |                 (icmp.h, relay.h)
+ *                   |
+ *   rewrite.h       nat: the new 5-tuple, TTL, checksums (csum.h)
+ *   encap.h         tunnels: an outer header
+ *   send.h          the next hop's MAC address, and out
+ *   conclude.h      all others: an answer (answer.h), the host's stack, or nothing
+ *   count.h         each packet is counted once, and its verdict made of the reason
+ *
+ * packet.h and work.h hold what the stages hand on; maps.h has the maps, include/xdp_lb.h their
+ * keys and values. The user side writes them; src/lib.rs shows the way of a value from the file
+ * to there.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
-#include "admit.h"
-#include "conclude.h"
-#include "connection.h"
-#include "count.h"
-#include "encap.h"
-#include "fragment.h"
 #include "packet.h"
 #include "parse.h"
-#include "portless.h"
+
+#define FAMILY 4
 #include "recent.h"
-#include "rewrite.h"
-#include "send.h"
-#include "track.h"
+#include "balance.h"
+#undef FAMILY
 
-/* The connection of an IPv4 packet and its backend; the packet may have made or changed it. */
-static __always_inline int connect_ipv4(struct packet *p, const struct flow4 *flow,
-					struct conn4 **c, const struct backend **b)
-{
-	struct recent4 *r = recent_of4(flow);
-	struct entry4 *e;
-	int reason, missed = 0;
-
-	/* A first fragment leaves its ports for the others. */
-	if (unlikely(p->kind != WHOLE_PACKET))
-		goto track;
-	*c = find_recent4(r, flow);
-	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
-	if (likely(*b && settled(p, &(*c)->conn, *b)))
-		return meter_ipv4(p, flow, &(*c)->conn);
-	e = bpf_map_lookup_elem(&conntrack, flow);
-	*c = e ? &e->c : NULL;
-	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
-	if (likely(*b && settled(p, &(*c)->conn, *b))) {
-		keep_recent4(r, flow, *c);
-		return meter_ipv4(p, flow, &(*c)->conn);
-	}
-	missed = !*c;
-track:
-	reason = track_ipv4(p, flow, c, missed);
-	if (reason == GO_ON)
-		*b = array_at(backends, (*c)->conn.backend);
-	return reason;
-}
-
-static __always_inline int balance_ipv4(struct xdp_md *ctx, struct packet *p)
-{
-	struct flow4 flow = {};
-	struct conn4 *c = NULL;
-	const struct interface *out;
-	const struct backend *b = NULL;
-	__u64 hop;
-	int reason;
-
-	reason = parse_ipv4(ctx, p, &flow);
-	if (reason == REASON_NOT_OURS || reason == REASON_NOT_IP)
-		return finish(p->ingress, reason);
-	if (unlikely(reason != GO_ON || p->kind != WHOLE_PACKET)) {
-		describe_ipv4(p, &flow);
-		if (reason == IS_PORTLESS)
-			return balance_portless(ctx);
-		if (reason != GO_ON)
-			return refuse_packet(ctx, reason);
-	}
-	reason = connect_ipv4(p, &flow, &c, &b);
-	if (unlikely(reason != GO_ON))
-		return conclude_ipv4(ctx, p, &flow, reason);
-	if (unlikely(!b))
-		return finish(p->ingress, REASON_NO_BACKEND);
-
-	out = next_hop(&c->conn, b, &hop);
-	if (unlikely(!out))
-		return finish(p->ingress, REASON_NO_INTERFACE);
-	if (unlikely(p->ttl <= 1))
-		return conclude_ipv4(ctx, p, &flow, REASON_TTL_EXPIRED);
-	if (unlikely(!fits(p, &c->conn, b, out)))
-		return conclude_ipv4(ctx, p, &flow, REASON_TOO_BIG);
-
-	if (likely(c->conn.forward < FORWARD_L2)) {
-		rewrite_ipv4(p, c);
-	} else if (c->conn.forward == FORWARD_L2) {
-		lower_ttl_ipv4(p);
-	} else {
-		reason = encapsulate(ctx, p, b, &c->conn, entropy_of(c));
-		if (unlikely(reason != GO_ON))
-			return finish(p->ingress, reason);
-	}
-	return transmit(p, &c->conn, out, hop);
-}
-
-/* The connection of an IPv6 packet and its backend; the packet may have made or changed it. */
-static __always_inline int connect_ipv6(struct packet *p, const struct flow6 *flow,
-					struct conn6 **c, const struct backend **b)
-{
-	struct recent6 *r = recent_of6(flow);
-	struct entry6 *e;
-	int reason, missed = 0;
-
-	/* A first fragment leaves its ports for the others. */
-	if (unlikely(p->kind != WHOLE_PACKET))
-		goto track;
-	*c = find_recent6(r, flow);
-	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
-	if (likely(*b && settled(p, &(*c)->conn, *b)))
-		return meter_ipv6(p, flow, &(*c)->conn);
-	e = bpf_map_lookup_elem(&conntrack6, flow);
-	*c = e ? &e->c : NULL;
-	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
-	if (likely(*b && settled(p, &(*c)->conn, *b))) {
-		keep_recent6(r, flow, *c);
-		return meter_ipv6(p, flow, &(*c)->conn);
-	}
-	missed = !*c;
-track:
-	reason = track_ipv6(p, flow, c, missed);
-	if (reason == GO_ON)
-		*b = array_at(backends, (*c)->conn.backend);
-	return reason;
-}
-
-static __always_inline int balance_ipv6(struct xdp_md *ctx, struct packet *p)
-{
-	struct flow6 flow = {};
-	struct conn6 *c = NULL;
-	const struct interface *out;
-	const struct backend *b = NULL;
-	__u64 hop;
-	int reason;
-
-	reason = parse_ipv6(ctx, p, &flow);
-	if (reason == REASON_NOT_OURS || reason == REASON_NOT_IP)
-		return finish(p->ingress, reason);
-	if (unlikely(reason != GO_ON || p->kind != WHOLE_PACKET)) {
-		describe_ipv6(p, &flow);
-		if (reason == IS_PORTLESS)
-			return balance_portless(ctx);
-		if (reason != GO_ON)
-			return refuse_packet(ctx, reason);
-	}
-	reason = connect_ipv6(p, &flow, &c, &b);
-	if (unlikely(reason != GO_ON))
-		return conclude_ipv6(ctx, p, &flow, reason);
-	if (unlikely(!b))
-		return finish(p->ingress, REASON_NO_BACKEND);
-
-	out = next_hop(&c->conn, b, &hop);
-	if (unlikely(!out))
-		return finish(p->ingress, REASON_NO_INTERFACE);
-	if (unlikely(p->ttl <= 1))
-		return conclude_ipv6(ctx, p, &flow, REASON_TTL_EXPIRED);
-	if (unlikely(!fits(p, &c->conn, b, out)))
-		return conclude_ipv6(ctx, p, &flow, REASON_TOO_BIG);
-
-	if (likely(c->conn.forward < FORWARD_L2)) {
-		rewrite_ipv6(p, c);
-	} else if (c->conn.forward == FORWARD_L2) {
-		lower_ttl_ipv6(p);
-	} else {
-		reason = encapsulate(ctx, p, b, &c->conn, entropy_of(c));
-		if (unlikely(reason != GO_ON))
-			return finish(p->ingress, reason);
-	}
-	return transmit(p, &c->conn, out, hop);
-}
+#define FAMILY 6
+#include "recent.h"
+#include "balance.h"
+#undef FAMILY
 
 static __always_inline int balance(struct xdp_md *ctx)
 {

@@ -27,7 +27,7 @@
 	X(NO_CONNECTION, DROP, "a TCP reset for a full-nat service that belongs to no connection") \
 	X(NO_PORT, DROP, "full-nat found no free source port towards the backend; add to datapath.addresses") \
 	X(TABLE_FULL, DROP, "the connection table refused an entry; raise limits.connections") \
-	X(NO_INTERFACE, DROP, "the packet's next hop is not resolved, or its interface is not in datapath.interfaces") \
+	X(NO_INTERFACE, DROP, "the interface that the packet came by or would leave by is not in datapath.interfaces") \
 	X(SPLIT_HEADER, DROP, "for a VIP, with headers outside the part of the frame that XDP can reach") \
 	X(BAD_FRAGMENT, DROP, "for a VIP, a first fragment too short for its TCP or UDP header, or one that overlaps it") \
 	X(UNKNOWN_PORT_REJECTED, TX, "for a VIP, but no service has that protocol and port; unknown_port = \"reject\": reset or port unreachable") \
@@ -47,7 +47,8 @@
 	X(NOT_ALLOWED, DROP, "from a source that is not in the service's allow") \
 	X(RATE_LIMITED, DROP, "more from its source than the limit of a [[dos]] policy") \
 	X(SOURCE_BLOCKED, DROP, "from a source that a [[dos]] policy of action \"block\" holds blocked for its protocol") \
-	X(FLOODED, DROP, "the first of a new flow that had to go without an entry, and no source port of ours was free for it")
+	X(FLOODED, DROP, "the first of a new flow that had to go without an entry, and no source port of ours was free for it") \
+	X(UNRESOLVED, DROP, "of an established connection whose backend's next hop is not resolved at present; the log says why")
 /* clang-format on */
 
 #endif

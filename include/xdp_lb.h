@@ -65,8 +65,9 @@ enum reason {
 enum conn_state {
 	CONN_OPENING,	  /* TCP: a SYN, no answer and ACK yet */
 	CONN_ESTABLISHED, /* TCP: both directions seen */
-	CONN_CLOSING,	  /* TCP: one side has sent FIN */
-	CONN_CLOSED,	  /* TCP: both have, or a RST came; late segments still find their way */
+	CONN_HALF_CLOSED, /* TCP: one side has sent its FIN, the other may still speak */
+	CONN_CLOSING,	  /* TCP: both have; late segments still find their way */
+	CONN_CLOSED,	  /* TCP: one side has reset; likewise */
 	CONN_UDP,	  /* UDP */
 	CONN_OTHER,	  /* anything else */
 	NR_CONN_STATES,
@@ -77,8 +78,17 @@ enum conn_state {
 enum conn_flag {
 	CONN_REPLY = 1,	      /* the entry of the backend's direction */
 	CONN_REPLIED = 2,     /* the backend has answered */
-	CONN_FIN_CLIENT = 4,  /* the client has sent FIN */
-	CONN_FIN_BACKEND = 8, /* the backend has sent FIN */
+	CONN_FIN_CLIENT = 4,  /* the client has sent FIN, and the backend has acknowledged it */
+	CONN_FIN_BACKEND = 8, /* likewise the backend */
+	CONN_RESET = 16,      /* one of them has sent RST */
+};
+
+/* Ends that are not certain. */
+enum conn_doubt {
+	DOUBT_FIN_CLIENT = 1,	   /* a FIN of the client that the backend has not acknowledged */
+	DOUBT_FIN_BACKEND = 2,	   /* likewise of the backend */
+	DOUBT_CLIENT_GOES_ON = 4,  /* it has sent since the reset, which has been ignored once */
+	DOUBT_BACKEND_GOES_ON = 8, /* both have */
 };
 
 /* How packets reach the backend. From FORWARD_L2 on the packet itself stays as it is, the backend
@@ -113,7 +123,7 @@ enum echo {
 	ECHO_DROP = 3, /* no service of the VIP has a usable backend */
 };
 
-/* Why a backend may or may not be chosen; the datapath reads only `generation`. */
+/* Why a backend may or may not be chosen; the datapath reads only `generation` and `usable`. */
 enum backend_state {
 	BACKEND_UP = 1,
 	BACKEND_DRAIN = 2,
@@ -243,7 +253,7 @@ struct service {
 /* One backend of one service. `backends`, by id. */
 struct backend {
 	struct hop hop;	  /* one __u64 */
-	__u32 generation; /* of the entries that may use it; 0: unusable, choose anew */
+	__u32 generation; /* of the entries that may use it; 0: set `down`, or gone */
 	__be16 port;	  /* 0: the packet's own */
 	__u16 weight;
 	__be32 address[4];
@@ -258,9 +268,12 @@ struct backend {
 	__be32 outer_mask; /* tunnels: the bits of outer_source[3] that come from the flow; 0 there
 			    */
 	__u32 on_link;	   /* 1: the next hop is the backend itself, not a router before it */
-	__u32 incarnation; /* its generation, while it is unusable too: whose connections are
-			      counted  for the id */
-	__u32 pad;
+	__u32 incarnation; /* its generation, while it is `down` too: whose connections are counted
+			      for the id */
+	__u8 usable;	   /* 1: new connections may get it */
+	__u8 rehash; /* a bit for each enum protocol_class: while it is not usable, established
+			connections choose anew too */
+	__u16 pad;
 	char name[NAME_LENGTH];
 };
 
@@ -308,10 +321,10 @@ struct conn {
 	struct hop hop;	  /* client's next hop: learnt in its direction, used in the reply's */
 	__u32 admission;  /* client's direction: the rule that let it in, and of which rules; see
 			     RULE_BITS */
-	__u8 state;	  /* enum conn_state */
+	__u8 state;	  /* enum conn_state; with the next three, one word: see bpf/tcp.h */
 	__u8 flags;	  /* enum conn_flag */
 	__u8 forward;	  /* enum forward_mode */
-	__u8 pad;
+	__u8 doubt;	  /* enum conn_doubt */
 };
 
 struct conn4 {
@@ -336,20 +349,32 @@ struct conn6 {
 	__u16 l4_delta;
 };
 
-/* Value of `conntrack` and `opening`: one direction of a connection. Behind what every packet needs
- * stands what only changes of the connection do. */
-struct entry4 {
-	struct conn4 c;
+/* What all entries of the connection tables begin with: what only changes of a connection need, and
+ * then what every packet does. */
+struct entry {
 	__u32 service;	/* index into `services`: the one that the connection was made for */
-	__u32 sequence; /* TCP, host order: of a segment of this direction not long ago; of its FIN
-			   once there was one */
+	__u32 sequence; /* TCP, host order: of a segment of this direction not long ago */
+	__u32 fin;	/* likewise: of the FIN of this direction, once there was one */
+	__u32 pad;
+	struct conn conn;
+};
+
+/* Value of `conntrack` and `opening`: one direction of a connection. */
+struct entry4 {
+	__u32 service;
+	__u32 sequence;
+	__u32 fin;
+	__u32 pad;
+	struct conn4 c;
 };
 
 /* Likewise of `conntrack6` and `opening6`. */
 struct entry6 {
-	struct conn6 c;
 	__u32 service;
 	__u32 sequence;
+	__u32 fin;
+	__u32 pad;
+	struct conn6 c;
 };
 
 /*

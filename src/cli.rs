@@ -272,8 +272,10 @@ pub enum StateName {
     /// TCP, established
     Established,
     /// TCP, one side has closed
+    HalfClosed,
+    /// TCP, both sides have closed
     Closing,
-    /// TCP, over
+    /// TCP, reset
     Closed,
     /// UDP
     Udp,

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use xdplb::config::blocklist::Contents;
 use xdplb::config::{
     self, AdminState, Config, Datapath, Forward, HashBy, Limits, Log, LogFormat, MacAddress,
-    PolicyAction, PolicyProtocol, PortRange, Prefix, Protocol, Refusal, RuleAction, RuleProtocol,
-    Timeouts, Tunnel, XdpMode,
+    OnDownByProtocol, PolicyAction, PolicyProtocol, PortRange, Prefix, Protocol, Refusal,
+    RuleAction, RuleProtocol, Timeouts, Tunnel, XdpMode,
 };
 use xdplb::state::maglev::{size_for, MAX_SLOTS};
 use xdplb::state::ports::{cover, merge, PortPrefix};
@@ -51,6 +51,7 @@ fn config(services: Vec<config::Service>) -> Config {
         timeouts: Timeouts {
             tcp_opening: second,
             tcp_established: second,
+            tcp_half_closed: second,
             tcp_closing: second,
             udp: second,
             other: second,
@@ -78,6 +79,7 @@ fn service(name: &str, vips: &[&str], port: u16, backends: &[&str]) -> config::S
         forward: Forward::Nat,
         hash: HashBy::FiveTuple,
         no_backend: Refusal::Drop,
+        on_down: OnDownByProtocol::new(None),
         allow: Vec::new(),
         backends: backends
             .iter()

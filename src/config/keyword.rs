@@ -6,7 +6,8 @@ use std::fmt;
 use log::LevelFilter;
 
 use super::{
-    AdminState, Forward, HashBy, LogFormat, PolicyProtocol, Protocol, Refusal, RuleAction, XdpMode,
+    AdminState, Forward, HashBy, LogFormat, OnDown, PolicyProtocol, Protocol, Refusal, RuleAction,
+    XdpMode,
 };
 
 /// A value that is written as one of a few words.
@@ -33,6 +34,7 @@ macro_rules! keywords {
 keywords! {
     XdpMode { Auto = "auto", Native = "native", Generic = "generic" }
     Refusal { Pass = "pass", Drop = "drop", Reject = "reject" }
+    OnDown { Keep = "keep", Rehash = "rehash" }
     AdminState { Up = "up", Drain = "drain", Down = "down" }
     Protocol { Tcp = "tcp", Udp = "udp" }
     Forward { Nat = "nat", FullNat = "full-nat", L2 = "l2", Ipip = "ipip", Gue = "gue" }

@@ -6,8 +6,8 @@ use super::{Limits, BLOCKLIST_LIMIT};
 /// Bytes of a hash table's bucket in the kernel.
 const BUCKET: u64 = 16;
 /// Bytes of an element: the kernel's header, key and value, each rounded up to 8.
-const IPV4_ELEMENT: u64 = 48 + 16 + 48;
-const IPV6_ELEMENT: u64 = 48 + 40 + 72;
+const IPV4_ELEMENT: u64 = 48 + 16 + 64;
+const IPV6_ELEMENT: u64 = 48 + 40 + 88;
 
 /// Bytes of the firewall's elements in xdp_lb.h: `fw_level`, `fw_step`, `fw_rule`, `hits`.
 const LEVEL: u64 = 16;
@@ -122,8 +122,8 @@ mod tests {
         assert_eq!((tables.established, tables.opening), (2_000_000, 500_000));
         // 2^21 and 2^19 buckets.
         let buckets = (2_097_152 + 524_288) * 16;
-        assert_eq!(tables.ipv4_bytes(), 2_500_000 * 112 + buckets);
-        assert_eq!(tables.ipv6_bytes(), 2_500_000 * 160 + buckets);
+        assert_eq!(tables.ipv4_bytes(), 2_500_000 * 128 + buckets);
+        assert_eq!(tables.ipv6_bytes(), 2_500_000 * 176 + buckets);
     }
 
     #[test]
@@ -153,6 +153,6 @@ mod tests {
         };
         let tables = limits.connection_tables();
         assert_eq!((tables.established, tables.opening), (2, 1));
-        assert_eq!(tables.ipv4_bytes(), 3 * 112 + 3 * 16);
+        assert_eq!(tables.ipv4_bytes(), 3 * 128 + 3 * 16);
     }
 }

@@ -187,6 +187,43 @@ pub enum Refusal {
     Reject,
 }
 
+/// What becomes of the established connections of a backend that is not usable, `service.on_down`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDown {
+    /// They wait for it, until they time out.
+    Keep,
+    /// Their next packet chooses another one, where there is one.
+    Rehash,
+}
+
+/// `service.on_down`, for each protocol. By default TCP waits, whose ends would be reset elsewhere; UDP,
+/// whose senders may never pause, would never leave a dead backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct OnDownByProtocol {
+    /// TCP.
+    pub tcp: OnDown,
+    /// UDP.
+    pub udp: OnDown,
+}
+
+impl OnDownByProtocol {
+    /// What the file says for all, or the defaults.
+    pub fn new(given: Option<OnDown>) -> Self {
+        OnDownByProtocol {
+            tcp: given.unwrap_or(OnDown::Keep),
+            udp: given.unwrap_or(OnDown::Rehash),
+        }
+    }
+
+    /// That of a protocol.
+    pub fn of(self, protocol: Protocol) -> OnDown {
+        match protocol {
+            Protocol::Tcp => self.tcp,
+            Protocol::Udp => self.udp,
+        }
+    }
+}
+
 /// Table sizes, fixed when the maps are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -211,7 +248,10 @@ pub struct Timeouts {
     /// TCP: established.
     #[serde(serialize_with = "serialize::seconds")]
     pub tcp_established: Duration,
-    /// TCP: a FIN or RST was seen.
+    /// TCP: one side has sent its FIN, the other may still speak.
+    #[serde(serialize_with = "serialize::seconds")]
+    pub tcp_half_closed: Duration,
+    /// TCP: both sides have, or one has reset.
     #[serde(serialize_with = "serialize::seconds")]
     pub tcp_closing: Duration,
     /// UDP.
@@ -249,6 +289,8 @@ pub struct Service {
     pub hash: HashBy,
     /// What becomes of new connections while no backend can be chosen.
     pub no_backend: Refusal,
+    /// What a backend's established connections do while it is not usable.
+    pub on_down: OnDownByProtocol,
     /// Source prefixes that may reach the service; empty: all.
     pub allow: Vec<Prefix>,
     /// May be empty; address and port are unique within the service. Serialised apart, by `check`, with
@@ -610,11 +652,34 @@ impl Default for Limits {
     }
 }
 
+impl Timeouts {
+    /// All of them.
+    pub fn each(&self) -> [Duration; 6] {
+        let Timeouts {
+            tcp_opening,
+            tcp_established,
+            tcp_half_closed,
+            tcp_closing,
+            udp,
+            other,
+        } = *self;
+        [
+            tcp_opening,
+            tcp_established,
+            tcp_half_closed,
+            tcp_closing,
+            udp,
+            other,
+        ]
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts {
             tcp_opening: Duration::from_secs(30),
             tcp_established: Duration::from_secs(3600),
+            tcp_half_closed: Duration::from_secs(600),
             tcp_closing: Duration::from_secs(30),
             udp: Duration::from_secs(60),
             other: Duration::from_secs(60),

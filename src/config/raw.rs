@@ -14,8 +14,8 @@ use super::keyword::{Maglev, OnExcess};
 use super::place::At;
 use super::report::Report;
 use super::{
-    value, AdminState, Forward, HashBy, LogFormat, MacAddress, PolicyProtocol, PortRange, Prefix,
-    Protocol, Refusal, RuleAction, RuleProtocol, XdpMode,
+    value, AdminState, Forward, HashBy, LogFormat, MacAddress, OnDown, PolicyProtocol, PortRange,
+    Prefix, Protocol, Refusal, RuleAction, RuleProtocol, XdpMode,
 };
 
 pub(super) struct File {
@@ -54,6 +54,7 @@ pub(super) struct Limits {
 pub(super) struct Timeouts {
     pub tcp_opening: Option<At<Duration>>,
     pub tcp_established: Option<At<Duration>>,
+    pub tcp_half_closed: Option<At<Duration>>,
     pub tcp_closing: Option<At<Duration>>,
     pub udp: Option<At<Duration>>,
     pub other: Option<At<Duration>>,
@@ -78,6 +79,7 @@ pub(super) struct Service {
     pub forward: Option<At<Forward>>,
     pub hash: Option<At<HashBy>>,
     pub no_backend: Option<At<Refusal>>,
+    pub on_down: Option<At<OnDown>>,
     pub allow: Option<At<List<Prefix>>>,
     pub backends: Vec<Backend>,
 }
@@ -206,6 +208,7 @@ fn timeouts(mut table: Table, report: &mut Report) -> Timeouts {
     let timeouts = Timeouts {
         tcp_opening: timeout("tcp_opening"),
         tcp_established: timeout("tcp_established"),
+        tcp_half_closed: timeout("tcp_half_closed"),
         tcp_closing: timeout("tcp_closing"),
         udp: timeout("udp"),
         other: timeout("other"),
@@ -235,6 +238,7 @@ fn service(mut table: Table, report: &mut Report) -> Service {
     table.optional("scheduler", report, value::keyword::<Maglev>);
     let hash = table.optional("hash", report, value::keyword);
     let no_backend = table.optional("no_backend", report, value::keyword);
+    let on_down = table.optional("on_down", report, value::keyword);
     let allow = table.list("allow", r#"["198.51.100.0/24"]"#, report, value::prefix);
     let backends = table
         .tables("backend", "[[service.backend]]", report)
@@ -253,6 +257,7 @@ fn service(mut table: Table, report: &mut Report) -> Service {
         forward,
         hash,
         no_backend,
+        on_down,
         allow,
         backends,
     }

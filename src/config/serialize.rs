@@ -8,8 +8,8 @@ use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
 
 use super::{
-    flag_names, AdminState, Forward, HashBy, LogFormat, MacAddress, PolicyAction, PolicyProtocol,
-    PortRange, Prefix, Protocol, Refusal, RuleAction, RuleProtocol, XdpMode,
+    flag_names, AdminState, Forward, HashBy, LogFormat, MacAddress, OnDown, PolicyAction,
+    PolicyProtocol, PortRange, Prefix, Protocol, Refusal, RuleAction, RuleProtocol, XdpMode,
 };
 
 macro_rules! as_text {
@@ -23,7 +23,7 @@ macro_rules! as_text {
 }
 
 as_text! {
-    AdminState Forward HashBy LogFormat MacAddress PolicyProtocol PortRange Prefix Protocol Refusal
+    AdminState Forward HashBy LogFormat MacAddress OnDown PolicyProtocol PortRange Prefix Protocol Refusal
     RuleAction RuleProtocol XdpMode
 }
 

@@ -13,8 +13,9 @@ use super::protection;
 use super::raw;
 use super::report::Report;
 use super::{
-    AdminState, Backend, Config, Datapath, Family, Forward, HashBy, Limits, Log, PortRange,
-    Refusal, Service, Timeouts, Tunnel, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT, PIN_DIR, RUN_DIR,
+    AdminState, Backend, Config, Datapath, Family, Forward, HashBy, Limits, Log, OnDownByProtocol,
+    PortRange, Refusal, Service, Timeouts, Tunnel, XdpMode, ADDRESS_LIMIT, INTERFACE_LIMIT,
+    PIN_DIR, RUN_DIR,
 };
 
 /// The configuration that `file` describes; worth something only if `report` then has no errors.
@@ -565,6 +566,7 @@ fn build(file: raw::File) -> Config {
         timeouts: Timeouts {
             tcp_opening: given(timeouts.tcp_opening, default_timeouts.tcp_opening),
             tcp_established: given(timeouts.tcp_established, default_timeouts.tcp_established),
+            tcp_half_closed: given(timeouts.tcp_half_closed, default_timeouts.tcp_half_closed),
             tcp_closing: given(timeouts.tcp_closing, default_timeouts.tcp_closing),
             udp: given(timeouts.udp, default_timeouts.udp),
             other: given(timeouts.other, default_timeouts.other),
@@ -594,6 +596,7 @@ fn build_service(service: raw::Service) -> Option<Service> {
         forward: service.forward?.value,
         hash: given(service.hash, HashBy::FiveTuple),
         no_backend: given(service.no_backend, Refusal::Drop),
+        on_down: OnDownByProtocol::new(service.on_down.map(|at| at.value)),
         allow: service
             .allow
             .map(|list| items(list.value))

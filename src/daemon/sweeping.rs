@@ -98,17 +98,7 @@ impl Drop for Sweeping {
 
 /// Twice in the shortest timeout, so that tables hold at most half as much again as they need.
 fn interval_for(timeouts: &Timeouts) -> Duration {
-    let Timeouts {
-        tcp_opening,
-        tcp_established,
-        tcp_closing,
-        udp,
-        other,
-    } = *timeouts;
-    let shortest = [tcp_opening, tcp_established, tcp_closing, udp, other]
-        .into_iter()
-        .min()
-        .unwrap_or_default();
+    let shortest = timeouts.each().into_iter().min().unwrap_or_default();
     (shortest / 2).clamp(INTERVALS.0, INTERVALS.1)
 }
 

@@ -36,6 +36,7 @@ plain! {
     slots,
     flow4,
     flow6,
+    conn,
     conn4,
     conn6,
     entry4,

@@ -14,7 +14,9 @@ use super::abi::{self, address_of, bytes_of, from_bytes, name_to, region, region
 use super::clock::Clock;
 use super::totals::Totals;
 use super::{Datapath, Error, Tables};
-use crate::config::{AdminState, Forward, HashBy, Limits, Protocol, Refusal, Timeouts};
+use crate::config::{
+    AdminState, Forward, HashBy, Limits, OnDown, OnDownByProtocol, Protocol, Refusal, Timeouts,
+};
 use crate::state::ports::PortPrefix;
 use crate::state::{self, filter, Desired, Echo, Health, Vip, NAT_POOL_LIMIT};
 
@@ -94,6 +96,7 @@ impl Datapath {
         let Timeouts {
             tcp_opening,
             tcp_established,
+            tcp_half_closed,
             tcp_closing,
             udp,
             other,
@@ -102,6 +105,7 @@ impl Datapath {
         for (state, duration) in [
             (abi::conn_state::CONN_OPENING, tcp_opening),
             (abi::conn_state::CONN_ESTABLISHED, tcp_established),
+            (abi::conn_state::CONN_HALF_CLOSED, tcp_half_closed),
             (abi::conn_state::CONN_CLOSING, tcp_closing),
             (abi::conn_state::CONN_CLOSED, tcp_closing),
             (abi::conn_state::CONN_UDP, udp),
@@ -275,12 +279,11 @@ impl Tables {
                 slot: hop.slot,
             },
         );
-        let mut value = abi::backend {
+        let value = abi::backend {
             hop,
-            generation: if backend.usable {
-                backend.generation
-            } else {
-                0
+            generation: match backend.state {
+                AdminState::Up | AdminState::Drain => backend.generation,
+                AdminState::Down => 0,
             },
             port: backend.port.unwrap_or(0).to_be(),
             weight: backend.weight,
@@ -307,6 +310,8 @@ impl Tables {
             outer_mask: backend.outer.map_or(0, |outer| outer.low_bits().to_be()),
             on_link: backend.hop.is_some_and(|hop| hop.on_link).into(),
             incarnation: backend.generation,
+            usable: backend.usable.into(),
+            rehash: rehash(backend.on_down),
             pad: 0,
             name: name_to(&backend.name),
         };
@@ -326,16 +331,14 @@ impl Tables {
             }
             totals.begin_backend(id)?;
             // Unusable before any of it changes, and until all of it is there.
-            self.backends.set(
-                id,
-                &abi::backend {
+            for whole in [&live, &value] {
+                let unusable = abi::backend {
                     generation: 0,
-                    ..live
-                },
-            );
-            let generation = std::mem::take(&mut value.generation);
-            self.backends.set(id, &value);
-            value.generation = generation;
+                    usable: 0,
+                    ..*whole
+                };
+                self.backends.set(id, &unusable);
+            }
         } else if live.outer_source != value.outer_source {
             // Bits from the flow belong to the prefix that they were cut for.
             self.backends.set(
@@ -482,18 +485,19 @@ fn new_flows(limits: &Limits, cpus: usize) -> u32 {
 
 /// How long an entry may go on without a packet, whatever its state.
 fn longest(timeouts: &Timeouts) -> Duration {
-    let Timeouts {
-        tcp_opening,
-        tcp_established,
-        tcp_closing,
-        udp,
-        other,
-    } = *timeouts;
-    tcp_opening
-        .max(tcp_established)
-        .max(tcp_closing)
-        .max(udp)
-        .max(other)
+    timeouts.each().into_iter().max().unwrap_or_default()
+}
+
+/// The protocols whose connections do not wait for a backend that is not usable, a bit for each
+/// `enum protocol_class`.
+fn rehash(on_down: OnDownByProtocol) -> u8 {
+    [
+        (Protocol::Tcp, abi::protocol_class::CLASS_TCP),
+        (Protocol::Udp, abi::protocol_class::CLASS_UDP),
+    ]
+    .into_iter()
+    .filter(|(protocol, _)| on_down.of(*protocol) == OnDown::Rehash)
+    .fold(0, |bits, (_, class)| bits | 1 << class.0)
 }
 
 fn forward_mode(forward: Forward) -> abi::forward_mode {

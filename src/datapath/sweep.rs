@@ -132,7 +132,10 @@ impl Ends {
     /// Counts the end of the connection that the entry was of: once, with its client's direction, and not
     /// again if the datapath has seen it end. One whose backend is gone has been counted with that.
     fn count(&self, entry: &Entry) {
-        let closed = conn_state(entry.state.into()) == conn_state::CONN_CLOSED;
+        let closed = matches!(
+            conn_state(entry.state.into()),
+            conn_state::CONN_CLOSING | conn_state::CONN_CLOSED
+        );
         let backend = self.backends.get(entry.backend);
         let there = backend
             .is_some_and(|backend| backend.forward != 0 && backend.incarnation == entry.generation);

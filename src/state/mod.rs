@@ -20,7 +20,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::blocklist::Contents;
-use crate::config::{self, AdminState, Forward, HashBy, MacAddress, Prefix, Protocol, Refusal};
+use crate::config::{
+    self, AdminState, Forward, HashBy, MacAddress, OnDownByProtocol, Prefix, Protocol, Refusal,
+};
 
 pub use crate::config::Family;
 
@@ -142,9 +144,12 @@ pub struct Backend {
     pub hop: Option<Hop>,
     /// Which of those that have had this id it is. Never 0.
     pub generation: u32,
-    /// Whether connections may use it at all: the operator has not put it down, and its health is up.
-    /// The map gets generation 0 otherwise.
+    /// Whether new connections may get it: the operator has not put it down, and its health is up. The
+    /// established ones of one that is not wait for it or choose anew, by `on_down`; those of one that
+    /// is put down choose anew.
     pub usable: bool,
+    /// That of its service.
+    pub on_down: OnDownByProtocol,
     /// Full-nat: where in the source pool it may send from.
     pub nat_pool: PoolSlice,
     /// Tunnels: the source of the outer header.

@@ -171,14 +171,7 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
         }
         sizes.insert(id, maglev::size_for(part.backends().count()));
         for backend in part.backends() {
-            planner.place(
-                &mut next,
-                id,
-                part.service.forward,
-                backend,
-                world,
-                &sources,
-            );
+            planner.place(&mut next, id, part.service, backend, world, &sources);
         }
         let service = Service {
             name: part.service.name.clone(),
@@ -347,11 +340,12 @@ impl<'a> BackendPlanner<'a> {
         &mut self,
         next: &mut Desired,
         service: u32,
-        forward: Forward,
+        of: &config::Service,
         backend: &config::Backend,
         world: &World<'_>,
         sources: &SourceAddresses,
     ) {
+        let forward = of.forward;
         let known = self.known.remove(&(service, backend.address, backend.port));
         let (id, generation) = match known.filter(|(_, before)| before.forward == forward) {
             Some((id, before)) => (id, before.generation),
@@ -360,7 +354,7 @@ impl<'a> BackendPlanner<'a> {
                     next.deferred += 1;
                     return;
                 };
-                // 0 stands for unusable in the map; the count wraps past it.
+                // 0 stands for `down` in the map; the count wraps past it.
                 let generation = next.next_generation.max(1);
                 next.next_generation = generation.wrapping_add(1).max(1);
                 (id, generation)
@@ -397,6 +391,7 @@ impl<'a> BackendPlanner<'a> {
             hop,
             generation,
             usable: backend.state != AdminState::Down && health == Health::Up,
+            on_down: of.on_down,
             nat_pool: range,
             outer,
         };

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use xdplb::config::{
-    self, AdminState, Config, Error, Forward, HashBy, Limits, Loaded, LogFormat, PortRange, Prefix,
-    Protocol, Refusal, Timeouts, Tunnel, XdpMode,
+    self, AdminState, Config, Error, Forward, HashBy, Limits, Loaded, LogFormat, OnDown, PortRange,
+    Prefix, Protocol, Refusal, Timeouts, Tunnel, XdpMode,
 };
 
 const FILE: &str = "lb.toml";
@@ -41,6 +41,7 @@ sources = 40
 [timeouts]
 tcp_opening = "500ms"
 tcp_established = "2h"
+tcp_half_closed = "5m"
 tcp_closing = "10s"
 udp = "5m"
 other = "240h"
@@ -92,6 +93,7 @@ protocol = "tcp"
 port = 80
 forward = "gue"
 no_backend = "reject"
+on_down = "rehash"
 backend = [{ address = "10.0.5.2" }, { address = "2001:db8:5::2" }]
 
 [firewall]
@@ -226,6 +228,7 @@ fn defaults() {
     let timeouts = Timeouts {
         tcp_opening: Duration::from_secs(30),
         tcp_established: Duration::from_secs(3600),
+        tcp_half_closed: Duration::from_secs(600),
         tcp_closing: Duration::from_secs(30),
         udp: Duration::from_secs(60),
         other: Duration::from_secs(60),
@@ -237,6 +240,10 @@ fn defaults() {
     assert_eq!(service.forward, Forward::Nat);
     assert_eq!(service.hash, HashBy::FiveTuple);
     assert_eq!(service.no_backend, Refusal::Drop);
+    assert_eq!(
+        (service.on_down.tcp, service.on_down.udp),
+        (OnDown::Keep, OnDown::Rehash)
+    );
     assert_eq!(service.allow, []);
     let backend = &service.backends[0];
     assert_eq!(backend.name, "10.0.5.2");
@@ -270,6 +277,7 @@ fn every_key() {
     assert_eq!(config.limits, limits);
     assert_eq!(config.timeouts.tcp_opening, Duration::from_millis(500));
     assert_eq!(config.timeouts.tcp_established, Duration::from_secs(7200));
+    assert_eq!(config.timeouts.tcp_half_closed, Duration::from_secs(300));
     assert_eq!(config.timeouts.tcp_closing, Duration::from_secs(10));
     assert_eq!(config.timeouts.udp, Duration::from_secs(300));
     assert_eq!(config.timeouts.other, Duration::from_secs(10 * 86_400));
@@ -281,6 +289,10 @@ fn every_key() {
     };
     assert_eq!(direct.forward, Forward::Gue);
     assert_eq!(direct.no_backend, Refusal::Reject);
+    assert_eq!(
+        (direct.on_down.tcp, direct.on_down.udp),
+        (OnDown::Rehash, OnDown::Rehash)
+    );
     assert_eq!(direct.backends.len(), 2);
     assert_eq!(web.vips.len(), 2);
     assert_eq!(web.protocols, [Protocol::Tcp, Protocol::Udp]);
@@ -338,6 +350,8 @@ fn the_remaining_values() {
         ("forward", "ipip"),
         ("no_backend", "drop"),
         ("no_backend", "pass"),
+        ("on_down", "keep"),
+        ("on_down", "rehash"),
     ] {
         valid(&with_port(&format!("port = 80\n{key} = \"{value}\"")));
     }
@@ -789,6 +803,10 @@ fn service_values() {
         (
             "no_backend = ¶\"refuse\"",
             "write one of \"pass\", \"drop\", \"reject\"",
+        ),
+        (
+            "on_down = ¶\"drop\"",
+            "on_down is \"drop\"; write one of \"keep\", \"rehash\"",
         ),
         (
             "scheduler = ¶\"random\"",

@@ -222,6 +222,37 @@ fn connections_are_asked_again() {
     }
 }
 
+/// A connection that is over says nothing of whom its port has been given to since.
+#[test]
+fn a_stale_connection_on_a_port_of_another_service() {
+    let services = |first: &str, second: &str, state: &str| {
+        let service = |name, port, allow, address, state| {
+            format!(
+                "[[service]]\nname = \"{name}\"\nvip = [\"203.0.113.11\", \"2001:db8:1::11\"]\n\
+                 protocol = [\"tcp\", \"udp\"]\nport = [{port}]\nforward = \"nat\"\nallow = [{allow}]\n\
+                 [[service.backend]]\naddress = \"10.0.0.{address}\"\nport = 8080\nstate = \"{state}\"\n\
+                 [[service.backend]]\naddress = \"fd00::{address}\"\nport = 8080\nstate = \"{state}\"\n"
+            )
+        };
+        let others = "\"198.51.100.8\", \"2001:db8:c::8\"";
+        service("open", first, "", 2, state) + &service("closed", second, others, 3, "up")
+    };
+    let mut lab = Lab::new(&services("80, 82", "81", "up"));
+    let paths: Vec<_> = cells::all()
+        .filter(|cell| cell.mode == Mode::Nat)
+        .flat_map(|cell| cells::PROTOCOLS.map(|protocol| (cell, protocol)))
+        .map(|(cell, protocol)| cell.establish(&lab, protocol, 1000))
+        .collect();
+    // The first one's backends keep nobody, and its port is the second one's, which lets in others only.
+    lab.reload(&services("82", "80, 81", "down"));
+    for path in &paths {
+        for _ in 0..2 {
+            let verdict = lab.send(CLIENTS, &path.request(ACK).bytes()).verdict;
+            assert_eq!(verdict, NOT_ALLOWED, "{path:?}");
+        }
+    }
+}
+
 #[test]
 fn fragments_and_errors() {
     let mut lab = Lab::new(&every());

@@ -443,8 +443,8 @@ fn tcp_states() {
             (ACK, ("conntrack", "established")),
             (PSH | ACK, ("conntrack", "established")),
             (SYN, ("conntrack", "established")),
-            (FIN | ACK, ("conntrack", "closing")),
-            (ACK, ("conntrack", "closing")),
+            (FIN | ACK, ("conntrack", "half-closed")),
+            (ACK, ("conntrack", "half-closed")),
             // The client has done with it, and takes the port anew.
             (SYN, ("opening", "opening")),
             (ACK, ("conntrack", "established")),

@@ -38,7 +38,7 @@ fn entry(lab: &Lab, port: u16, idle: u32) -> (abi::flow4, abi::entry4) {
     let entry = abi::entry4 {
         c,
         service: lab.desired.backends[&backend].service,
-        sequence: 0,
+        ..Default::default()
     };
     (flow, entry)
 }

@@ -126,8 +126,8 @@ limits
   services         3 of 4096
   backends         4 of 16384
   connections      1000000 of each address family
-                   307.0 MiB of memory for IPv4
-                   421.5 MiB of memory for IPv6
+                   345.2 MiB of memory for IPv4
+                   459.6 MiB of memory for IPv6
   firewall_rules   0 of 65536
                    28.5 MiB of memory, and 1.0 MiB for each CPU
   sources          262144
@@ -135,6 +135,7 @@ limits
 timeouts
   tcp_opening      30s
   tcp_established  1h
+  tcp_half_closed  10m
   tcp_closing      30s
   udp              1m
   other            1m
@@ -153,6 +154,7 @@ service web
   scheduler        maglev
   hash             5-tuple
   no_backend       drop
+  on_down          keep, rehash
   allow            all
   backend        address        port  weight  state  share   interface  mac
   node5          10.0.5.2       8080  30      up     75.0%   eth1       52:54:00:23:a4:5c
@@ -168,6 +170,7 @@ service empty
   scheduler        maglev
   hash             5-tuple
   no_backend       drop
+  on_down          rehash
   allow            all
   backends         none
 

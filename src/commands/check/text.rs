@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::report::{BackendShare, FirewallLengths, Limits, Report, ServiceShares};
 use crate::commands::text::columns;
-use crate::config::{duration, Datapath, Policy, Timeouts, Tunnel};
+use crate::config::{duration, Datapath, OnDown, Policy, Timeouts, Tunnel};
 
 pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     datapath(report.datapath, out)?;
@@ -89,6 +89,7 @@ fn timeouts(timeouts: &Timeouts, out: &mut impl Write) -> io::Result<()> {
     for (key, timeout) in [
         ("tcp_opening", timeouts.tcp_opening),
         ("tcp_established", timeouts.tcp_established),
+        ("tcp_half_closed", timeouts.tcp_half_closed),
         ("tcp_closing", timeouts.tcp_closing),
         ("udp", timeouts.udp),
         ("other", timeouts.other),
@@ -118,6 +119,10 @@ fn service(one: &ServiceShares, out: &mut impl Write) -> io::Result<()> {
     line(out, "scheduler", one.scheduler)?;
     line(out, "hash", service.hash)?;
     line(out, "no_backend", service.no_backend)?;
+    let on_down: Vec<OnDown> = (service.protocols.iter())
+        .map(|&protocol| service.on_down.of(protocol))
+        .collect();
+    line(out, "on_down", list(&on_down, "none"))?;
     line(out, "allow", list(&service.allow, "all"))?;
     let row = |BackendShare {
                    backend,

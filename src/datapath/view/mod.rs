@@ -342,6 +342,7 @@ fn state_name(entry: &Entry) -> &'static str {
     match conn_state(entry.state.into()) {
         conn_state::CONN_OPENING => "opening",
         conn_state::CONN_ESTABLISHED => "established",
+        conn_state::CONN_HALF_CLOSED => "half-closed",
         conn_state::CONN_CLOSING => "closing",
         conn_state::CONN_CLOSED => "closed",
         conn_state::CONN_UDP => "udp",

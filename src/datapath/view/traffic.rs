@@ -105,7 +105,7 @@ impl AddAssign for Traffic {
             *sum += more;
         }
         self.opened += more.opened;
-        self.closed += more.closed;
+        self.closed = self.closed.wrapping_add(more.closed);
         self.unrecorded += more.unrecorded;
     }
 }
@@ -133,6 +133,8 @@ pub(super) fn of_backend(
     id: u32,
 ) -> Result<Traffic, Error> {
     let mut sum = Traffic::from(totals::sum(traffic, id)?);
-    sum.closed += expired.unwrap_or_default().connections;
+    sum.closed = sum
+        .closed
+        .wrapping_add(expired.unwrap_or_default().connections);
     Ok(sum)
 }

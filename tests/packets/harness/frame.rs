@@ -28,6 +28,9 @@ pub const ROUTING: u8 = 43;
 pub const FRAGMENT: u8 = 44;
 pub const DESTINATION_OPTIONS: u8 = 60;
 
+/// Of every segment that a test does not give another one; the other side acknowledges a FIN there.
+pub const SEQUENCE: u32 = 0x0102_0304;
+
 const ETHERNET: usize = 14;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub struct Frame {
     pub protocol: Protocol,
     /// Of TCP.
     pub flags: u8,
+    /// Of TCP: the sequence number.
+    pub sequence: u32,
+    /// Of TCP: what it acknowledges, if it does.
+    pub acknowledged: u32,
     /// Of TCP; a whole number of words.
     pub tcp_options: Vec<u8>,
     /// False: UDP's 0, for none.
@@ -89,6 +96,8 @@ pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Frame {
         extensions: Vec::new(),
         protocol: Protocol::Tcp,
         flags,
+        sequence: SEQUENCE,
+        acknowledged: SEQUENCE + 1,
         tcp_options: Vec::new(),
         checksum: true,
         payload: Vec::new(),
@@ -188,12 +197,12 @@ impl Frame {
         let mut tcp = TcpHeader::new(
             self.source.port(),
             self.destination.port(),
-            0x0102_0304,
+            self.sequence,
             0xfedc,
         );
         (tcp.fin, tcp.syn, tcp.rst) = (flag(FIN), flag(SYN), flag(RST));
         (tcp.psh, tcp.ack) = (flag(PSH), flag(ACK));
-        tcp.acknowledgment_number = u32::from(tcp.ack) * 0x0506_0708;
+        tcp.acknowledgment_number = u32::from(tcp.ack) * self.acknowledged;
         tcp.set_options_raw(&self.tcp_options)
             .expect("whole words of TCP options");
         tcp.checksum = match (self.source.ip(), self.destination.ip()) {

@@ -10,6 +10,8 @@ pub mod frame;
 pub mod ip;
 pub mod knock;
 pub mod live;
+pub mod runner;
+pub mod table;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -467,38 +469,6 @@ impl Lab {
         first
     }
 
-    /// Takes the entry of a flow out of its table, as the LRU does when the table is full.
-    pub fn evict(&self, flow: &Flow) {
-        let entry = self.entry(flow).expect("an entry to evict");
-        let (name, key) = match flow.source.0 {
-            IpAddr::V4(_) => {
-                let word = |address| abi::words_of(address)[3];
-                let key = abi::flow4 {
-                    saddr: word(flow.source.0),
-                    daddr: word(flow.destination.0),
-                    sport: flow.source.1.to_be(),
-                    dport: flow.destination.1.to_be(),
-                    protocol: flow.protocol,
-                    pad: [0; 3],
-                };
-                (entry.table.to_string(), abi::bytes_of(&key).to_vec())
-            }
-            IpAddr::V6(_) => {
-                let key = abi::flow6 {
-                    saddr: abi::words_of(flow.source.0),
-                    daddr: abi::words_of(flow.destination.0),
-                    sport: flow.source.1.to_be(),
-                    dport: flow.destination.1.to_be(),
-                    protocol: flow.protocol,
-                    pad: [0; 3],
-                };
-                (format!("{}6", entry.table), abi::bytes_of(&key).to_vec())
-            }
-        };
-        self.map(&name).delete(&key).expect("delete");
-        self.forget_copies();
-    }
-
     /// What time does within a moment: the CPUs' own copies of entries no longer count.
     pub fn forget_copies(&self) {
         let map = self.map("epoch");
@@ -578,6 +548,7 @@ fn entry(
         state: match conn_state(conn.state.into()) {
             conn_state::CONN_OPENING => "opening",
             conn_state::CONN_ESTABLISHED => "established",
+            conn_state::CONN_HALF_CLOSED => "half-closed",
             conn_state::CONN_CLOSING => "closing",
             conn_state::CONN_CLOSED => "closed",
             conn_state::CONN_UDP => "udp",

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * tcp.h - the state of a TCP connection, as far as an observer between the two ends can tell (RFC
+ * 9293, section 3.3.2).
+ *
+ * Owns the transitions, and which segments are believed, since the ends ignore those outside of
+ * their windows. A FIN counts when the other end acknowledges it. A reset is not acknowledged: it
+ * counts if it is near the number that its direction's entry remembers, which is written a few
+ * times a second at most; and if both ends go on after it, they have ignored it.
+ *
+ * A status is the word of struct conn that holds state, flags, forward and doubt. It changes as
+ * one, by compare-and-swap: segments of both directions meet here on two CPUs.
+ */
+#ifndef XDPLB_TCP_H
+#define XDPLB_TCP_H
+
+#include "connection.h"
+#include "packet.h"
+
+/* How far behind and ahead of the number that was remembered a reset is believed, in bytes. A
+ * connection in use may have sent a quarter of a second's worth since: 64 MiB are 2
+ * Gbit/s. A reset that is refused in error costs an entry that lives for tcp_established; one that
+ * is believed in error is taken back when both ends go on, which an idle connection does too late.
+ */
+#define REACH_BEHIND	 (1 << 20)
+#define REACH_AHEAD	 (1 << 26)
+#define REACH_AHEAD_IDLE (1 << 24)
+
+/* What a segment means for its connection. */
+enum segment_event {
+	EVENT_BACKEND = 1, /* the backend sent it */
+	EVENT_RESET = 2,
+	EVENT_FIN = 4,
+	EVENT_ACK = 8,	   /* ACK without SYN */
+	EVENT_BEYOND = 16, /* data behind the FIN that its sender seemed to have sent */
+	EVENT_HEARD = 32,  /* acknowledges the other end's FIN */
+	EVENT_DATA = 64,
+	EVENT_SEGMENT = 128,
+};
+
+#define CONN_FINS  (CONN_FIN_CLIENT | CONN_FIN_BACKEND)
+#define DOUBT_FINS (DOUBT_FIN_CLIENT | DOUBT_FIN_BACKEND)
+#define GO_ON_BOTH (DOUBT_CLIENT_GOES_ON | DOUBT_BACKEND_GOES_ON)
+
+static __always_inline __u32 make_status(__u32 state, __u32 flags, __u32 forward, __u32 doubt)
+{
+	return state | flags << 8 | forward << 16 | doubt << 24;
+}
+
+/* The status after the event. Not static: see track(). */
+__noinline __u32 next_status(__u32 status, __u32 event)
+{
+	__u32 state = status & 0xff, flags = status >> 8 & 0xff, forward = status >> 16 & 0xff;
+	__u32 doubt = status >> 24;
+	int by_backend = event & EVENT_BACKEND, direct = forward >= FORWARD_L2;
+	__u32 fin = by_backend ? CONN_FIN_BACKEND : CONN_FIN_CLIENT;
+	__u32 fin_doubt = by_backend ? DOUBT_FIN_BACKEND : DOUBT_FIN_CLIENT;
+
+	if (by_backend)
+		flags |= CONN_REPLIED;
+	if (!(event & EVENT_SEGMENT))
+		return make_status(state, flags, forward, doubt);
+	if (event & EVENT_RESET)
+		return make_status(CONN_CLOSED, flags | CONN_RESET, forward, doubt & ~GO_ON_BOTH);
+	if (flags & CONN_RESET) {
+		doubt |= by_backend ? DOUBT_BACKEND_GOES_ON : DOUBT_CLIENT_GOES_ON;
+		/* Of a backend that answers directly nothing is seen: the client's data have to do.
+		 */
+		if (direct ? !(event & EVENT_DATA) : (doubt & GO_ON_BOTH) != GO_ON_BOTH)
+			return make_status(state, flags, forward, doubt);
+		flags &= ~CONN_RESET;
+		doubt &= ~GO_ON_BOTH;
+	}
+	if (event & EVENT_BEYOND) {
+		flags &= ~fin;
+		doubt &= ~fin_doubt;
+	}
+	if (event & EVENT_FIN) {
+		if (direct)
+			flags |= fin;
+		else if (!(flags & fin))
+			doubt |= fin_doubt;
+	}
+	if (event & EVENT_HEARD && doubt & (fin_doubt ^ DOUBT_FINS)) {
+		flags |= fin ^ CONN_FINS;
+		doubt &= fin_doubt;
+	}
+	if (state == CONN_OPENING &&
+	    (by_backend || !(event & EVENT_ACK) || !(flags & CONN_REPLIED || direct)))
+		return make_status(state, flags, forward, doubt);
+	if (!(flags & CONN_FINS))
+		state = CONN_ESTABLISHED;
+	/* The last FIN of a connection need not be acknowledged. */
+	else if ((flags & CONN_FINS) == CONN_FINS || doubt)
+		state = CONN_CLOSING;
+	else
+		state = CONN_HALF_CLOSED;
+	return make_status(state, flags, forward, doubt);
+}
+
+/* The connection has ended, as far as one can see: late segments still find their way. */
+static __always_inline int is_over(__u32 state)
+{
+	return state == CONN_CLOSING || state == CONN_CLOSED;
+}
+
+static __always_inline __u32 own_fin(const struct conn *c)
+{
+	return c->flags & CONN_REPLY ? CONN_FIN_BACKEND : CONN_FIN_CLIENT;
+}
+
+/* The FIN of the packet's sender, heard or not. */
+static __always_inline int has_fin(const struct conn *c)
+{
+	return c->flags & own_fin(c) ||
+	       c->doubt & (c->flags & CONN_REPLY ? DOUBT_FIN_BACKEND : DOUBT_FIN_CLIENT);
+}
+
+/*
+ * What the segment in `f` means for the connection whose entry `e` is, the one of its own
+ * direction, which remembers its number. -1: it is a reset that the receiver will ignore.
+ */
+static __noinline int judge_segment(const struct facts *f, struct entry6 *e, __u32 hz)
+{
+	const struct conn *c = &e->c.conn;
+	__s32 ahead = f->sequence - e->sequence;
+	int idle = idle_since(f->now, c->last_seen, hz);
+	__u32 end = f->sequence + f->payload, event = EVENT_SEGMENT;
+
+	if (c->flags & CONN_REPLY)
+		event |= EVENT_BACKEND;
+	if (f->tcp_flags & TCP_RST) {
+		/* One that answers a SYN need not have a number (RFC 9293, section 3.5.2). */
+		if (e->sequence && c->state != CONN_OPENING &&
+		    (ahead < -REACH_BEHIND || ahead > (idle ? REACH_AHEAD_IDLE : REACH_AHEAD)))
+			return -1;
+		return event | EVENT_RESET;
+	}
+	if (f->tcp_flags & TCP_ACK && !(f->tcp_flags & TCP_SYN))
+		event |= EVENT_ACK;
+	if (f->tcp_flags & TCP_FIN) {
+		event |= EVENT_FIN;
+		/* One that has been acknowledged stands where it is. */
+		if (!(c->flags & own_fin(c)))
+			e->fin = end;
+		return event;
+	}
+	e->sequence = f->sequence;
+	if (f->payload)
+		event |= EVENT_DATA;
+	if (f->payload && has_fin(c) && (__s32)(end - e->fin) > 0)
+		event |= EVENT_BEYOND;
+	return event;
+}
+
+/* A packet that may show what has become of a FIN or reset. Not inlined: the verifier would follow
+ * each of its outcomes to the end. */
+static __noinline int may_settle_end(const struct packet *p, const struct conn *c)
+{
+	__u32 l4 = p->l4 - p->data;
+
+	return c->flags & CONN_RESET || c->doubt ||
+	       (c->flags & own_fin(c) && p->length > l4 + p->headers_end);
+}
+
+#endif
