@@ -74,7 +74,7 @@ static __noinline int admit(struct work *w, int known)
 	stamp = READ_ONCE(*(const __u64 *)&s->admission);
 	w->admission = stamp;
 	if (stamp >> 32) {
-		reason = judge();
+		reason = find_verdict();
 		if (reason != GO_ON)
 			return reason;
 	}

@@ -156,7 +156,7 @@ static __always_inline void swap_macs(struct xdp_md *ctx)
 }
 
 /* Cuts the frame to `length` bytes. */
-static __always_inline int cut(struct xdp_md *ctx, __u32 length)
+static __always_inline int shorten_frame(struct xdp_md *ctx, __u32 length)
 {
 	__s64 beyond = bpf_xdp_get_buff_len(ctx) - length;
 
@@ -182,8 +182,9 @@ static __noinline int send_reset(struct xdp_md *ctx, const struct facts *f)
 				!!(f->tcp_flags & TCP_SYN) + !!(f->tcp_flags & TCP_FIN));
 		flags |= TCP_ACK;
 	}
-	if (cut(ctx, start + sizeof(*tcp) +
-			     (f->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr))))
+	if (shorten_frame(ctx,
+			  start + sizeof(*tcp) +
+				  (f->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr))))
 		return REASON_UNANSWERABLE;
 
 	data = (void *)(long)ctx->data;
@@ -228,7 +229,7 @@ static __noinline int send_error(struct xdp_md *ctx, const struct facts *f, __u3
 	if (quote > QUOTE6_LIMIT)
 		quote = QUOTE6_LIMIT;
 	sum = sum_bytes(ctx, start, quote - sizeof(struct iphdr)) + type_code + rest;
-	if (cut(ctx, start + quote) || bpf_xdp_adjust_head(ctx, -(int)growth))
+	if (shorten_frame(ctx, start + quote) || bpf_xdp_adjust_head(ctx, -(int)growth))
 		return REASON_NO_HEADROOM;
 
 	data = (void *)(long)ctx->data;

@@ -106,7 +106,7 @@ static long try_level(__u64 index __attribute__((unused)), void *unused __attrib
  * The rule for the packet of `scratch`, put into w->admission, which says already of which rules.
  * GO_ON, or the reason why the packet is not let in. Not static: see track().
  */
-__noinline int judge(void)
+__noinline int find_verdict(void)
 {
 	struct work *w = array_at(scratch, 0);
 	struct fw_prefix_key key = {.prefixlen = 128};

@@ -39,7 +39,8 @@ static __always_inline __u64 source_of_ipv6(const struct flow6 *flow)
 }
 
 /* Unforeseeable, or sources could be made to push each other out. */
-static __always_inline struct dos_set *set_of(__u64 source, __u32 kind, const struct settings *s)
+static __always_inline struct dos_set *source_set(__u64 source, __u32 kind,
+						  const struct settings *s)
 {
 	__u64 hash = (source ^ s->nat_secret) * 0x9e3779b97f4a7c15ULL;
 
@@ -47,7 +48,7 @@ static __always_inline struct dos_set *set_of(__u64 source, __u32 kind, const st
 	return array_at(dos_sources, (hash >> 32) * s->source_sets >> 32);
 }
 
-static __always_inline int is_of(const struct dos_source *way, __u64 source, __u32 kind)
+static __always_inline int is_source(const struct dos_source *way, __u64 source, __u32 kind)
 {
 	return *(const __u64 *)way->source == source && *(const __u16 *)&way->family == kind;
 }
@@ -157,12 +158,12 @@ __noinline int police(__u64 source, __u32 kind, __u32 tcp_flags)
 
 	if (!s)
 		return GO_ON;
-	set = set_of(source, kind, s);
+	set = source_set(source, kind, s);
 	if (!set)
 		return GO_ON;
 	time = bpf_jiffies64();
 	for (int i = 0; i < SOURCE_WAYS; i++) {
-		if (is_of(&set->ways[i], source, kind)) {
+		if (is_source(&set->ways[i], source, kind)) {
 			way = &set->ways[i];
 			break;
 		}

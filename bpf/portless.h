@@ -18,7 +18,8 @@
 #include "track.h"
 
 /* What the later stages want to know, from `scratch`. */
-static __always_inline void describe(struct xdp_md *ctx, const struct facts *f, struct packet *p)
+static __always_inline void recall_packet(struct xdp_md *ctx, const struct facts *f,
+					  struct packet *p)
 {
 	p->data = (void *)(long)ctx->data;
 	p->end = (void *)(long)ctx->data_end;
@@ -49,7 +50,7 @@ static __noinline int send_portless(struct xdp_md *ctx, struct work *w)
 		return no_next_hop(hop);
 	if (w->facts.ttl <= 1)
 		return REASON_TTL_EXPIRED;
-	describe(ctx, &w->facts, &p);
+	recall_packet(ctx, &w->facts, &p);
 	if (p.data + ETH_HLEN > p.end || p.l3 + sizeof(struct iphdr) > p.end)
 		return REASON_BAD_HEADER;
 	if (!fits(&p, &c->conn, b, out))

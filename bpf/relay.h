@@ -103,7 +103,7 @@ static __always_inline int parse_inner(struct facts *f, void *data, void *end, _
 }
 
 /* Takes off what is in front of the quoted packet, but for Ethernet's header and its tags. */
-static __always_inline int uncover(struct xdp_md *ctx, struct facts *f, __u32 start)
+static __always_inline int expose_quoted(struct xdp_md *ctx, struct facts *f, __u32 start)
 {
 	__u32 tagged = (f->l3 - ETH_HLEN) & 15, before = start - f->l3;
 	void *data = (void *)(long)ctx->data, *quoted = data + (start & (2 * QUOTE_REACH - 1));
@@ -220,7 +220,7 @@ static __noinline int relay_too_big(struct xdp_md *ctx, struct work *w, int othe
 		return REASON_NO_INTERFACE;
 	if (!may_answer())
 		return REASON_ANSWERS_LIMITED;
-	if (uncover(ctx, f, start) || send_too_big(ctx, w) != GO_ON)
+	if (expose_quoted(ctx, f, start) || send_too_big(ctx, w) != GO_ON)
 		return REASON_UNANSWERABLE;
 	data = (void *)(long)ctx->data;
 	if (data + ETH_HLEN > (void *)(long)ctx->data_end)

@@ -421,7 +421,7 @@ static __always_inline int carry_congestion(struct tunnel *t)
  * Takes out what lies between Ethernet with its tags and the inner packet. These are read
  * first and written to where the frame then begins: the two places overlap.
  */
-static __always_inline int strip(struct xdp_md *ctx, const struct tunnel *t)
+static __always_inline int remove_outer(struct xdp_md *ctx, const struct tunnel *t)
 {
 	__be16 ethertype = t->inner_family == 4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	__u32 words[5] = {};
@@ -476,7 +476,7 @@ int xdp_decap(struct xdp_md *ctx)
 	if (reason == GO_ON)
 		reason = carry_congestion(&t);
 	if (reason == GO_ON)
-		reason = strip(ctx, &t);
+		reason = remove_outer(ctx, &t);
 	if (reason != GO_ON)
 		return finish(reason, 0);
 	return finish(decap_kind(&t), t.length);
