@@ -18,8 +18,8 @@ use xdplb::state::maglev::{size_for, MAX_SLOTS};
 use xdplb::state::ports::{cover, merge, PortPrefix};
 use xdplb::state::regions::{capacity_for, Regions};
 use xdplb::state::{
-    bindings_changed, filter, plan, Backend, Desired, Echo, Family, Health, Hop, OwnAddress,
-    PlanError, PoolSlice, Vip, World, NAT_POOL_LIMIT,
+    bindings_changed, filter, plan, replan, Backend, Desired, Echo, Family, Health, Hop,
+    OwnAddress, PlanError, PoolSlice, Vip, World, NAT_POOL_LIMIT,
 };
 
 const VIP: &str = "203.0.113.11";
@@ -159,7 +159,7 @@ fn each_address_family_is_a_service() {
     );
     let desired = first_plan(&config(vec![web]));
     assert_eq!(desired.services.len(), 2);
-    for (id, service) in &desired.services {
+    for (id, service) in desired.services.iter() {
         assert_eq!(service.name, "web");
         let mut members = desired
             .backends
@@ -196,7 +196,7 @@ fn a_renamed_service_keeps_its_id_and_connections() {
         &before,
         &config(vec![service("new", &[VIP], 80, &["10.0.0.1"])]),
     );
-    let (id, renamed) = after.services.first_key_value().expect("a service");
+    let (id, renamed) = after.services.iter().next().expect("a service");
     assert_eq!(before.services[id].name, "old");
     assert_eq!(renamed.name, "new");
     assert_eq!(find(&after, "10.0.0.1"), find(&before, "10.0.0.1"));
@@ -648,8 +648,24 @@ fn a_table_is_made_anew_only_when_it_changes() {
     stripped
         .services
         .values_mut()
-        .for_each(|service| service.table = Arc::default());
+        .for_each(|service| Arc::make_mut(service).table = Arc::default());
     assert_eq!(table(&before), table(&planned(&stripped, &original)));
+}
+
+/// Other own addresses may change every backend: then the whole is planned, whatever is said to have changed.
+#[test]
+fn other_own_addresses_are_no_small_change() {
+    let config = full_nat(&[VIP], &["10.0.0.1"]);
+    let before = first_plan(&config);
+    assert_eq!(find(&before, "10.0.0.1").1.health, Health::NoSource);
+    let world = World {
+        blocklists: &BTreeMap::new(),
+        hop: &|_| Some(HOP),
+        own_addresses: &own(),
+    };
+    let after = replan(&before, &config, &world, &BTreeSet::new()).expect("a plan");
+    assert_eq!(after, planned_from(&before, &config, &own()));
+    assert_eq!(find(&after, "10.0.0.1").1.health, Health::Up);
 }
 
 // ------------------------------------------------------------------------------------- sources
@@ -1231,7 +1247,7 @@ fn is_sound(previous: &Desired, next: &Desired, config: &Config) -> Result<(), T
         .collect();
     prop_assert_eq!(generations.len(), next.backends.len());
     prop_assert!(!generations.contains(&0));
-    for (id, backend) in &next.backends {
+    for (id, backend) in next.backends.iter() {
         let service = &next.services[&backend.service];
         prop_assert!(backend
             .forward
@@ -1263,7 +1279,7 @@ fn is_sound(previous: &Desired, next: &Desired, config: &Config) -> Result<(), T
         let bit = filter::bit(backend.address);
         prop_assert!(next.filter[usize::from(bit >> 6)] & (1 << (bit & 63)) != 0);
     }
-    for (id, service) in &next.services {
+    for (id, service) in next.services.iter() {
         prop_assert!(previous
             .services
             .get(id)
@@ -1335,8 +1351,47 @@ proptest! {
         prop_assert_eq!(&before, &again);
         let after = planned_from(&before, &other, &own());
         prop_assert_eq!(&before, &after);
-        for (id, service) in &after.services {
+        for (id, service) in after.services.iter() {
             prop_assert!(Arc::ptr_eq(&service.table, &before.services[id].table));
+        }
+    }
+
+    /// However the network changes, what comes of looking at the changes alone is what comes of looking at
+    /// everything; and whatever has not changed is shared.
+    #[test]
+    fn a_change_of_the_network_ends_where_a_whole_plan_does(
+        config in configs(),
+        rounds in prop::collection::vec((prop::collection::btree_set(0..24_u8, 0..6), any::<bool>()), 1..6),
+    ) {
+        let at = |last: &u8| match last {
+            0..12 => IpAddr::from([10, 0, 0, *last]),
+            _ => ip(&format!("fd00::{}", last - 12)),
+        };
+        let mut ways: BTreeMap<IpAddr, Option<Hop>> = BTreeMap::new();
+        let mut current = planned_from(&Desired::default(), &config, &own());
+        for (touched, goes) in &rounds {
+            let changed: BTreeSet<IpAddr> = touched.iter().map(at).collect();
+            for address in &changed {
+                let way = (!goes).then_some(Hop { slot: 2, ..HOP });
+                ways.insert(*address, way);
+            }
+            let world = World {
+                blocklists: &BTreeMap::new(),
+                hop: &|backend| ways.get(&backend.address).copied().unwrap_or(Some(HOP)),
+                own_addresses: &own(),
+            };
+            let next = replan(&current, &config, &world, &changed).expect("a plan");
+            let whole = plan(&current, &config, &world).expect("a plan");
+            prop_assert_eq!(&next, &whole);
+            for change in current.backends.changes_to(&next.backends) {
+                prop_assert!(change.after.is_some_and(|backend| changed.contains(&backend.address)));
+            }
+            for change in current.services.changes_to(&next.services) {
+                let members = next.backends.values().filter(|backend| backend.service == change.id);
+                prop_assert!(members.into_iter().any(|backend| changed.contains(&backend.address)));
+            }
+            prop_assert!(Arc::ptr_eq(&current.vips, &next.vips));
+            current = next;
         }
     }
 
@@ -1348,7 +1403,7 @@ proptest! {
         for config in &configs {
             let next = planned_from(&previous, config, &own());
             is_sound(&previous, &next, config)?;
-            for (id, backend) in &next.backends {
+            for (id, backend) in next.backends.iter() {
                 let holder = (*id, backend.address, backend.port);
                 prop_assert_eq!(*holders.entry(backend.generation).or_insert(holder), holder);
             }

@@ -43,6 +43,11 @@ impl Allowed {
         std::mem::take(&mut self.changed)
     }
 
+    /// What the map holds may have drifted: the next write compares with it.
+    pub(super) fn distrust(&mut self) {
+        self.applied = None;
+    }
+
     /// Adds the prefixes that are new, before the services are written.
     pub(super) fn widen(&mut self, desired: &Desired) -> Result<(), Error> {
         if self.applied.as_ref().is_some_and(|applied| {

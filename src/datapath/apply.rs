@@ -3,22 +3,17 @@
 //! Owns the order of the writes, so that a packet in between sees the old plan or the new, or a mixture
 //! that is as good: first what is pointed to, then what points to it; what goes, in reverse.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{MapCore, MapFlags};
-
-use super::abi::{self, address_of, bytes_of, from_bytes, name_to, region, region_parts, words_of};
+use super::abi::{self, address_of, name_to, region, words_of};
 use super::clock::Clock;
 use super::totals::Totals;
-use super::{Datapath, Error, Tables};
+use super::{vips, Datapath, Error, Tables};
 use crate::config::{
     AdminState, Forward, HashBy, Limits, OnDown, OnDownByProtocol, Protocol, Refusal, Timeouts,
 };
-use crate::state::ports::PortPrefix;
-use crate::state::{self, filter, Desired, Echo, Health, Vip, NAT_POOL_LIMIT};
+use crate::state::{self, filter, ById, Desired, Health, Service, NAT_POOL_LIMIT};
 
 /// What a file says that goes to the datapath as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,26 +30,42 @@ pub struct Settings {
     pub gue_port: u16,
 }
 
-/// Bits of a key of `vips` before the port: address, protocol, padding.
-const BITS_BEFORE_PORT: u32 = 128 + 8 + 8;
 /// How coarsely an entry's age is kept, as a part of a second: finer would write more often.
 const REFRESHES_A_SECOND: u32 = 4;
 
 impl Datapath {
-    /// Makes the maps what `desired` and `settings` say, whatever they held. Does nothing where they
-    /// do already.
+    /// Makes the maps what `desired` and `settings` say, whatever they hold: everything is compared with the
+    /// maps themselves, what has drifted is mended, and where nothing differs nothing is written.
     ///
     /// # Errors
     /// When a map refuses a write, or there is no room for a Maglev table. What was written until then
     /// stays: each step leaves the datapath working, and a second call goes on from there.
     pub fn apply(&mut self, desired: &Desired, settings: &Settings) -> Result<(), Error> {
-        let room = self.skeleton.maps.vips.max_entries() as usize;
-        if desired.vips.len() > room {
-            return Err(Error::Bindings {
-                needed: desired.vips.len(),
-                room,
-            });
-        }
+        self.in_force = None;
+        self.follow(desired, settings)
+    }
+
+    /// The same where the maps hold the plan that was put in force last, as they do when only the network
+    /// has changed: only what differs between the two plans is looked at. If that plan did not get into the
+    /// maps as a whole, everything is.
+    ///
+    /// # Errors
+    /// As [`Datapath::apply`].
+    pub fn follow(&mut self, desired: &Desired, settings: &Settings) -> Result<(), Error> {
+        vips::check_room(&self.skeleton.maps.vips, desired)?;
+        let former = self.in_force.take();
+        self.write(desired, settings, former.as_ref())?;
+        self.in_force = Some(desired.clone());
+        Ok(())
+    }
+
+    /// Writes what differs from `former`, which the maps hold; or from the maps if that is `None`.
+    fn write(
+        &mut self,
+        desired: &Desired,
+        settings: &Settings,
+        former: Option<&Desired>,
+    ) -> Result<(), Error> {
         self.write_settings(settings);
         // What protects a service is there before the service.
         let (tables, totals) = (&mut self.tables, &mut self.totals);
@@ -64,26 +75,58 @@ impl Datapath {
             &mut tables.settings,
             &tables.grace,
         )?;
+        if former.is_none() {
+            self.firewall.distrust();
+            self.allowed.distrust();
+        }
         self.firewall
             .write(desired.firewall.as_ref(), &tables.grace)?;
         if desired.firewall.is_some() {
             tables.admit(true, self.firewall.take_changed());
         }
-        self.allowed.widen(desired)?;
         tables.widen_filter(desired);
-        let sources = tables.write_sources(desired)?;
-        let is_usable = |backend: &state::Backend| backend.usable;
-        tables.write_backends(desired, is_usable, sources, totals)?;
-        for (&id, service) in &desired.services {
-            if tables.write_service(id, service, totals)? {
+        let moved = tables.write_sources(desired)?;
+        let services = Difference::of(
+            former.map(|former| &former.services),
+            &desired.services,
+            tables.services.length(),
+        );
+        let allow_changed = allow_changed(former, &services);
+        if allow_changed {
+            self.allowed.widen(desired)?;
+        }
+        let backends = Difference::of(
+            former.filter(|_| !moved).map(|former| &former.backends),
+            &desired.backends,
+            tables.backends.length(),
+        );
+        let (usable, unusable): (Vec<_>, Vec<_>) = backends
+            .written
+            .iter()
+            .partition(|(_, backend)| backend.usable);
+        for (id, backend) in usable {
+            tables.write_backend(id, backend, totals)?;
+        }
+        for (id, service) in services.written {
+            let known = former.and_then(|former| former.services.get(&id));
+            if tables.write_service(id, service, known, totals)? {
                 self.allowed.note_change();
             }
         }
-        self.write_vips(desired)?;
-        let (tables, totals) = (&mut self.tables, &mut self.totals);
-        tables.write_backends(desired, |backend| !is_usable(backend), sources, totals)?;
-        tables.clear_unused(desired, totals)?;
-        self.allowed.narrow(desired)?;
+        vips::write(&self.skeleton.maps.vips, desired, former)?;
+        for (id, backend) in unusable {
+            tables.write_backend(id, backend, totals)?;
+        }
+        // Services before the backends that their tables name.
+        for id in services.gone {
+            tables.clear_service(id);
+        }
+        for id in backends.gone {
+            tables.clear_backend(id, totals)?;
+        }
+        if allow_changed {
+            self.allowed.narrow(desired)?;
+        }
         tables.narrow_filter(desired, longest(&settings.timeouts));
         // Last: whoever is let in from here on is let in by the rules and prefixes that are there now.
         tables.admit(desired.firewall.is_some(), self.allowed.take_changed());
@@ -137,44 +180,53 @@ impl Datapath {
         };
         self.tables.settings.set(0, &value);
     }
+}
 
-    /// The trie has no whole to swap: what is new or changed goes in first, then what is gone goes out.
-    fn write_vips(&mut self, desired: &Desired) -> Result<(), Error> {
-        let map = &self.skeleton.maps.vips;
-        let failed = |action| {
-            move |error: libbpf_rs::Error| Error::Map {
-                map: "vips".into(),
-                action,
-                source: io::Error::other(error),
-            }
+/// Which elements of an array have to be written, and which emptied.
+struct Difference<'a, T> {
+    /// Ids with what they stand for.
+    written: Vec<(u32, &'a Arc<T>)>,
+    /// Ids that stand for nothing.
+    gone: Vec<u32>,
+}
+
+impl<'a, T> Difference<'a, T> {
+    /// Of what the array is to hold from what it holds. If that is not known, each element is one or the
+    /// other.
+    fn of(former: Option<&'a ById<T>>, desired: &'a ById<T>, length: u32) -> Self {
+        let mut difference = Difference {
+            written: Vec::new(),
+            gone: Vec::new(),
         };
-        let mut live = BTreeMap::new();
-        for key in map.keys() {
-            let value = map.lookup(&key, MapFlags::ANY).map_err(failed("read"))?;
-            live.insert(key, value);
-        }
-        for (vip, service) in &desired.vips {
-            let key = bytes_of(&vip_key(vip)).to_vec();
-            let value = abi::vip {
-                service: service.unwrap_or(abi::xdplb_limit::NO_SERVICE.0),
-                echo: match vip.ports {
-                    None => desired
-                        .echoes
-                        .get(&vip.address)
-                        .map_or(0, |echo| echo_of(*echo).0),
-                    Some(_) => 0,
-                },
-            };
-            if live.remove(&key).flatten().as_deref() != Some(bytes_of(&value)) {
-                map.update(&key, bytes_of(&value), MapFlags::ANY)
-                    .map_err(failed("write"))?;
+        let Some(former) = former else {
+            difference.written = desired.iter().map(|(id, value)| (*id, value)).collect();
+            difference.gone = desired.free(length).collect();
+            return difference;
+        };
+        for change in former.changes_to(desired) {
+            match change.after {
+                Some(value) => difference.written.push((change.id, value)),
+                None => difference.gone.push(change.id),
             }
         }
-        for key in live.keys() {
-            map.delete(key).map_err(failed("delete from"))?;
-        }
-        Ok(())
+        difference
     }
+}
+
+/// Whether another set of sources may reach some service.
+fn allow_changed(former: Option<&Desired>, services: &Difference<'_, Service>) -> bool {
+    let Some(former) = former else {
+        return true;
+    };
+    let before = |id| {
+        former
+            .services
+            .get(id)
+            .map_or(&[][..], |service| &service.allow)
+    };
+    let mut written = services.written.iter();
+    written.any(|(id, service)| *before(id) != *service.allow)
+        || services.gone.iter().any(|id| !before(id).is_empty())
 }
 
 impl Tables {
@@ -191,24 +243,6 @@ impl Tables {
         settings.metered =
             u32::from(firewall == 1 || settings.policies.iter().any(|&bits| bits != 0));
         self.settings.set(0, &settings);
-    }
-
-    /// Writes those backends that `which` takes.
-    fn write_backends(
-        &mut self,
-        desired: &Desired,
-        which: impl Fn(&state::Backend) -> bool,
-        sources: u32,
-        totals: &mut Totals,
-    ) -> Result<(), Error> {
-        for (&id, backend) in desired
-            .backends
-            .iter()
-            .filter(|(_, backend)| which(backend))
-        {
-            self.write_backend(id, backend, sources, totals)?;
-        }
-        Ok(())
     }
 
     fn widen_filter(&mut self, desired: &Desired) {
@@ -232,8 +266,8 @@ impl Tables {
     }
 
     /// Writes the pool of full-nat addresses to the half of the array that is not in use, unless it is
-    /// the one in use; gives back where it is.
-    fn write_sources(&mut self, desired: &Desired) -> Result<u32, Error> {
+    /// the one in use; says whether it has moved.
+    fn write_sources(&mut self, desired: &Desired) -> Result<bool, Error> {
         let half = NAT_POOL_LIMIT as u32;
         let holds = |tables: &Tables, start: u32| {
             (start..).zip(&desired.nat_pool).all(|(index, &address)| {
@@ -244,7 +278,7 @@ impl Tables {
             })
         };
         if holds(self, self.sources) {
-            return Ok(self.sources);
+            return Ok(false);
         }
         if self.sources_released {
             self.grace.wait()?;
@@ -259,14 +293,13 @@ impl Tables {
                 },
             );
         }
-        Ok(self.sources)
+        Ok(true)
     }
 
     fn write_backend(
         &mut self,
         id: u32,
         backend: &state::Backend,
-        sources: u32,
         totals: &mut Totals,
     ) -> Result<(), Error> {
         let hop = backend.hop.map_or(
@@ -303,7 +336,10 @@ impl Tables {
                 Health::NoSource => abi::backend_health::HEALTH_NO_SOURCE,
             }
             .0 as u8,
-            nat_pool: region(sources + backend.nat_pool.first, backend.nat_pool.count),
+            nat_pool: region(
+                self.sources + backend.nat_pool.first,
+                backend.nat_pool.count,
+            ),
             outer_source: backend
                 .outer
                 .map_or([0; 4], |outer| words_of(outer.address())),
@@ -353,11 +389,13 @@ impl Tables {
         Ok(())
     }
 
-    /// Gives back whether the service has become restricted, or has ceased to be.
+    /// Writes a service, of which the array holds `known` if that is not `None`. Gives back whether it has
+    /// become restricted, or has ceased to be.
     fn write_service(
         &mut self,
         id: u32,
         service: &state::Service,
+        known: Option<&Arc<state::Service>>,
         totals: &mut Totals,
     ) -> Result<bool, Error> {
         let live = self.services.get(id).unwrap_or_default();
@@ -380,84 +418,43 @@ impl Tables {
             // Not merely renamed: an id is free before it is another's.
             totals.begin_service(id);
         }
-        if !self.holds_table(live.table, &service.table) {
-            value.table = self.write_table(service)?;
+        let same = known.is_some_and(|known| Arc::ptr_eq(&known.table, &service.table));
+        if !same && !self.maglev.holds(live.table, &service.table) {
+            value.table = self
+                .maglev
+                .write(&service.name, &service.table, &self.grace)?;
         }
         self.services.set(id, &value);
         if value.table != live.table {
-            self.release(live.table);
+            self.maglev.release(live.table);
         }
         Ok(live.restricted != value.restricted)
     }
 
-    fn holds_table(&self, region: u64, table: &[u32]) -> bool {
-        let (offset, size) = region_parts(region);
-        size as usize == table.len()
-            && (offset..).zip(table).all(|(slot, &backend)| {
-                self.maglev
-                    .get(slot / 2)
-                    .is_some_and(|pair| pair.backend[slot as usize % 2] == backend)
-            })
-    }
-
-    /// Writes a table where no packet looks, and gives back its region.
-    fn write_table(&mut self, service: &state::Service) -> Result<u64, Error> {
-        let Ok(size @ 1..) = u32::try_from(service.table.len()) else {
-            return Ok(0);
-        };
-        let offset = match self.regions.allocate(size) {
-            None if self.regions.has_released() => {
-                self.grace.wait()?;
-                self.regions.reclaim();
-                self.regions.allocate(size)
-            }
-            offset => offset,
-        };
-        let Some(offset) = offset else {
-            return Err(Error::Regions {
-                service: service.name.clone(),
-            });
-        };
-        for (slot, &backend) in (offset..).zip(service.table.iter()) {
-            // A pair's other half may belong to a neighbouring region: it is written as it was.
-            if let Some(mut pair) = self.maglev.get(slot / 2) {
-                pair.backend[slot as usize % 2] = backend;
-                self.maglev.set(slot / 2, &pair);
-            }
-        }
-        Ok(region(offset, size))
-    }
-
-    fn release(&mut self, table: u64) {
-        let (offset, size) = region_parts(table);
-        if size > 0 {
-            self.regions.release(offset, size);
+    /// Frees the id of a service.
+    fn clear_service(&mut self, id: u32) {
+        let live = self.services.get(id).unwrap_or_default();
+        if self.services.set(id, &abi::service::default()) {
+            self.maglev.release(live.table);
         }
     }
 
-    /// Empties the ids that the plan does not use: services before the backends that their tables name.
-    fn clear_unused(&mut self, desired: &Desired, totals: &mut Totals) -> Result<(), Error> {
-        for id in (0..self.services.length()).filter(|id| !desired.services.contains_key(id)) {
-            let live = self.services.get(id).unwrap_or_default();
-            if self.services.set(id, &abi::service::default()) {
-                self.release(live.table);
-            }
-        }
-        for id in (0..self.backends.length()).filter(|id| !desired.backends.contains_key(id)) {
-            let live = self.backends.get(id).unwrap_or_default();
-            // Unusable before its next hop goes.
-            self.backends.set(
-                id,
-                &abi::backend {
-                    generation: 0,
-                    ..live
-                },
-            );
-            if self.backends.set(id, &abi::backend::default()) {
-                self.retired
-                    .insert(address_of(live.address), Instant::now());
-                totals.retire_backend(id, live.service)?;
-            }
+    /// Frees the id of a backend.
+    fn clear_backend(&mut self, id: u32, totals: &mut Totals) -> Result<(), Error> {
+        let live = self.backends.get(id).unwrap_or_default();
+        // Unusable before its next hop goes.
+        self.backends.set(
+            id,
+            &abi::backend {
+                generation: 0,
+                usable: 0,
+                ..live
+            },
+        );
+        if self.backends.set(id, &abi::backend::default()) {
+            self.retired
+                .insert(address_of(live.address), Instant::now());
+            totals.retire_backend(id, live.service)?;
         }
         Ok(())
     }
@@ -516,52 +513,6 @@ fn refusal(refusal: Refusal) -> abi::refusal {
         Refusal::Drop => abi::refusal::REFUSAL_DROP,
         Refusal::Reject => abi::refusal::REFUSAL_REJECT,
     }
-}
-
-fn echo_of(echo: Echo) -> abi::echo {
-    match echo {
-        Echo::Pass => abi::echo::ECHO_PASS,
-        Echo::Answer => abi::echo::ECHO_ANSWER,
-        Echo::Drop => abi::echo::ECHO_DROP,
-    }
-}
-
-/// The key that the datapath's trie has for a VIP or one of its port prefixes.
-fn vip_key(vip: &Vip) -> abi::vip_key {
-    let (protocol, port, bits) = match vip.ports {
-        None => (0, 0, 128),
-        Some((protocol, ports)) => (
-            protocol.number(),
-            ports.value(),
-            BITS_BEFORE_PORT + u32::from(ports.length()),
-        ),
-    };
-    abi::vip_key {
-        prefixlen: bits,
-        address: words_of(vip.address),
-        protocol,
-        pad: 0,
-        port: port.to_be(),
-    }
-}
-
-/// What a key of `vips` stands for: the address, and protocol and ports unless it is the VIP by itself.
-pub(super) fn vip_of(key: &[u8]) -> Option<(IpAddr, Option<(Protocol, PortPrefix)>)> {
-    let key: abi::vip_key = from_bytes(key)?;
-    let address = address_of(key.address);
-    let Some(length) = key.prefixlen.checked_sub(BITS_BEFORE_PORT) else {
-        return Some((address, None));
-    };
-    let protocol = [Protocol::Tcp, Protocol::Udp]
-        .into_iter()
-        .find(|known| known.number() == key.protocol)?;
-    Some((
-        address,
-        Some((
-            protocol,
-            PortPrefix::new(u16::from_be(key.port), u8::try_from(length).ok()?),
-        )),
-    ))
 }
 
 #[cfg(test)]

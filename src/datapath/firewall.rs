@@ -64,6 +64,11 @@ impl FirewallMaps {
         std::mem::take(&mut self.changed)
     }
 
+    /// What the maps hold may have drifted: the next write compares with them.
+    pub(super) fn distrust(&mut self) {
+        self.applied = None;
+    }
+
     /// Puts the rules and blocklists in force; without a firewall does nothing, which is
     /// [`FirewallMaps::clear`]'s part. Nothing is looked at when it is the one that was written last: a plan is
     /// made whenever a neighbour changes, and comparing half a million prefixes takes half a second.

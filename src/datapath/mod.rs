@@ -14,6 +14,7 @@ pub mod connections;
 mod firewall;
 mod grace;
 pub(crate) mod link;
+mod maglev;
 mod percpu;
 pub mod pins;
 mod policies;
@@ -21,6 +22,7 @@ pub mod reasons;
 pub mod sweep;
 mod totals;
 pub mod view;
+mod vips;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -36,8 +38,7 @@ use libbpf_rs::{MapCore, MapHandle, PrintLevel, ProgramMut};
 use log::debug;
 
 use crate::config::{self, Limits};
-use crate::state;
-use crate::state::regions::{self, Regions};
+use crate::state::{self, regions, Desired};
 pub use apply::Settings;
 use array::Array;
 pub use attach::Interface;
@@ -160,6 +161,8 @@ pub struct Datapath {
     allowed: allowed::Allowed,
     policies: policies::Policies,
     totals: totals::Totals,
+    /// The plan that the maps hold as a whole. `None`: that is not known.
+    in_force: Option<Desired>,
     limits: Limits,
     /// Those that there could be, as the per-CPU maps count them.
     cpus: usize,
@@ -175,14 +178,13 @@ struct Tables {
     filter: Array<abi::filter>,
     services: Array<abi::service>,
     backends: Array<abi::backend>,
-    maglev: Array<abi::slots>,
+    maglev: maglev::MaglevTables,
     nat_pool: Array<abi::nat_address>,
     interfaces: Array<abi::interface>,
     /// Where in `nat_pool` the pool in use begins.
     sources: u32,
     /// Packets may still be on their way through the other half of it.
     sources_released: bool,
-    regions: Regions,
     grace: Grace,
     /// Addresses of backends that the plans no longer have, and since when.
     retired: BTreeMap<IpAddr, Instant>,
@@ -291,12 +293,14 @@ impl Datapath {
             filter: Array::map(&maps.filter)?,
             services: Array::map(&maps.services)?,
             backends: Array::map(&maps.backends)?,
-            maglev: Array::map(&maps.maglev)?,
+            maglev: maglev::MaglevTables::new(
+                Array::map(&maps.maglev)?,
+                regions::capacity_for(limits),
+            ),
             nat_pool: Array::map(&maps.nat_pool)?,
             interfaces: Array::map(&maps.interfaces)?,
             sources: 0,
             sources_released: false,
-            regions: Regions::new(regions::capacity_for(limits)),
             grace: Grace::new()?,
             retired: BTreeMap::new(),
         };
@@ -316,6 +320,7 @@ impl Datapath {
             allowed,
             policies,
             totals,
+            in_force: None,
             limits: *limits,
             cpus,
             clock,

@@ -2,18 +2,25 @@
 //!
 //! Owns ids, generations, Maglev tables, port prefixes, source addresses, the firewall's lists, the slots of
 //! policies and the address filter, worked out by [`plan()`] from the configuration, the plan before and
-//! facts of the world.
+//! facts of the world, and by [`replan()`] where only the network has changed. What two plans have in common
+//! they share: it is the same allocation in both, so that finding the difference is comparing pointers.
 //! Touches neither the network nor the kernel nor libbpf: facts come in as values, and comparing the
 //! result with the live maps is the datapath's part.
 
+mod backends;
+mod by_id;
+pub mod changes;
+mod error;
 pub mod filter;
 pub mod firewall;
 pub mod maglev;
+mod origin;
 mod own_addresses;
 mod plan;
 mod policies;
 pub mod ports;
 pub mod regions;
+mod replan;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,8 +33,12 @@ use crate::config::{
 
 pub use crate::config::Family;
 
-pub use plan::{plan, PlanError};
+pub use by_id::{ById, Change};
+pub use error::PlanError;
+pub use origin::Origin;
+pub use plan::plan;
 use ports::PortPrefix;
+pub use replan::replan;
 
 /// Most addresses in the full-nat source pool, `NAT_POOL_LIMIT` of xdp_lb.h.
 pub const NAT_POOL_LIMIT: usize = 4096;
@@ -75,13 +86,13 @@ pub struct OwnAddress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     /// By id, the index into `services`.
-    pub services: BTreeMap<u32, Service>,
+    pub services: ById<Service>,
     /// By id, the index into `backends`.
-    pub backends: BTreeMap<u32, Backend>,
+    pub backends: ById<Backend>,
     /// The service of each VIP and port prefix; `None` for a VIP by itself.
-    pub vips: BTreeMap<Vip, Option<u32>>,
+    pub vips: Arc<BTreeMap<Vip, Option<u32>>>,
     /// What becomes of a ping, for each VIP.
-    pub echoes: BTreeMap<IpAddr, Echo>,
+    pub echoes: Arc<BTreeMap<IpAddr, Echo>>,
     /// The firewall; `None`: none is configured, or one that lets everything in.
     pub firewall: Option<Arc<firewall::Ruleset>>,
     /// `[[dos]]` policies, by protocol and slot, 0..`POLICY_LIMIT`: one of a name stays in its slot.
@@ -99,6 +110,8 @@ pub struct Desired {
     /// Services and backends left out because the only free ids are those that this plan has just
     /// freed. When this is above 0, a second plan, made once this one is in force, has them all.
     pub deferred: usize,
+    /// Which place in the file each id stands for.
+    pub origin: Origin,
 }
 
 /// One address family of one configured service, `struct service` of xdp_lb.h.
@@ -116,6 +129,8 @@ pub struct Service {
     pub no_backend: Refusal,
     /// Source prefixes that may reach it; empty: all. Of either family: those of the other do not matter.
     pub allow: Vec<Prefix>,
+    /// The backends that take new connections, in order of ids: whose table it is.
+    pub candidates: Arc<[maglev::Candidate]>,
     /// The Maglev table: the id of a backend in each slot. Empty: no backend takes new connections.
     /// The same allocation as in the plan before when nothing that it depends on has changed.
     pub table: Arc<[u32]>,
@@ -199,10 +214,10 @@ pub struct Vip {
 impl Default for Desired {
     fn default() -> Self {
         Desired {
-            services: BTreeMap::new(),
-            backends: BTreeMap::new(),
-            vips: BTreeMap::new(),
-            echoes: BTreeMap::new(),
+            services: ById::default(),
+            backends: ById::default(),
+            vips: Arc::default(),
+            echoes: Arc::default(),
             firewall: None,
             policies: BTreeMap::new(),
             nat_pool: Vec::new(),
@@ -210,6 +225,7 @@ impl Default for Desired {
             seed: 0,
             next_generation: 1,
             deferred: 0,
+            origin: Origin::default(),
         }
     }
 }
@@ -246,6 +262,9 @@ impl Desired {
 /// [`Desired::still_bound`]. May be true without need where a range was only cut differently, never
 /// false where there is need.
 pub fn bindings_changed(previous: &Desired, next: &Desired) -> bool {
+    if Arc::ptr_eq(&previous.vips, &next.vips) {
+        return false;
+    }
     let lost = previous
         .vips
         .iter()

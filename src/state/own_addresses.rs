@@ -8,6 +8,7 @@ use super::{OwnAddress, PlanError, PoolSlice, NAT_POOL_LIMIT};
 use crate::config::{Config, Family, Forward, Prefix};
 
 /// Where packets for a backend may come from.
+#[derive(Debug, Clone, Default)]
 pub(super) struct SourceAddresses {
     /// The full-nat source pool: [`Addresses`], of which the backends of an interface have a slice.
     pool: Addresses,
@@ -76,7 +77,7 @@ impl SourceAddresses {
 
 /// Addresses of ours with the slot of their interface, in an order that has each set which a backend may
 /// need in one piece.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 struct Addresses(Vec<(Family, u16, IpAddr)>);
 
 impl Addresses {

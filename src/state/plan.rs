@@ -1,132 +1,21 @@
 //! From a configuration and the plan before it to the next plan.
 //!
-//! Owns the rules by which services and backends keep their ids and generations, and by which a
-//! backend counts as usable. The types are [`super`]'s, the tables [`maglev`]'s.
+//! Owns the rules by which services and backends keep their ids and generations, and what a plan takes over
+//! from the one before. Whether a backend can be used is [`super::backends`]', the plan after a change of
+//! the network alone [`super::replan`]'s, the tables are [`maglev`]'s.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use thiserror::Error;
-
-use super::maglev::{self, Candidate};
+use super::backends::{backend, candidates, table, BackendIds};
+use super::origin::{Membership, Origin, Place};
 use super::own_addresses::SourceAddresses;
-use super::NAT_POOL_LIMIT;
 use super::{
-    filter, firewall, policies, ports, Backend, Desired, Echo, Family, Health, Hop, PoolSlice,
-    Service, Vip, World,
+    filter, firewall, maglev, policies, ports, Desired, Echo, Family, PlanError, Service, Vip,
+    World,
 };
-use crate::config::{self, AdminState, Config, Forward};
-
-/// Why a configuration that is valid in itself cannot be put in force.
-#[derive(Debug, Error, Clone, PartialEq, Eq)]
-pub enum PlanError {
-    /// More services than the maps have room for.
-    #[error(
-        "{needed} services, counting one with VIPs of both address families twice, are more than \
-         limits.services = {limit}: raise limits.services to {needed} or more"
-    )]
-    Services {
-        /// In the file.
-        needed: usize,
-        /// `limits.services`
-        limit: u32,
-    },
-    /// More backends than the maps have room for.
-    #[error(
-        "{needed} backends, counting one that serves VIPs of both address families twice, are more than limits.backends = {limit}: \
-         raise limits.backends to {needed} or more"
-    )]
-    Backends {
-        /// In the file.
-        needed: usize,
-        /// `limits.backends`
-        limit: u32,
-    },
-    /// More backends of one family in one service than a Maglev table can tell apart.
-    #[error(
-        "service \"{service}\" has {count} backends of one address family, but its table serves at most {limit}: \
-         split it into several services",
-        limit = maglev::MAX_BACKENDS
-    )]
-    ServiceBackends {
-        /// Its name.
-        service: String,
-        /// Its backends of that family.
-        count: usize,
-    },
-    /// More source addresses than the pool holds.
-    #[error(
-        "{count} addresses to send full-nat packets from are more than the {limit} that the pool holds: \
-         list the ones to use in datapath.addresses",
-        limit = NAT_POOL_LIMIT
-    )]
-    NatPool {
-        /// Listed, or found on the interfaces.
-        count: usize,
-    },
-    /// More rules than the maps have room for.
-    #[error(
-        "{needed} [[firewall.rule]] are more than limits.firewall_rules = {limit}: raise \
-         limits.firewall_rules to {needed} or more"
-    )]
-    Rules {
-        /// In the file.
-        needed: usize,
-        /// `limits.firewall_rules`
-        limit: u32,
-    },
-    /// More blocklists than there are ids for.
-    #[error(
-        "firewall.blocklists has {count} files of at most {limit}: put several into one",
-        limit = firewall::BLOCKLIST_LIMIT
-    )]
-    Blocklists {
-        /// In the file.
-        count: usize,
-    },
-    /// A blocklist that nobody has read.
-    #[error("{} of firewall.blocklists has not been read: reload", path.display())]
-    Unread {
-        /// As in the file.
-        path: PathBuf,
-    },
-    /// Rules with source ports whose ports overlap too often.
-    #[error(
-        "the rules of the firewall take more than the {limit} steps that limits.firewall_rules gives room \
-         for, since many with a source_port have ports that overlap: raise limits.firewall_rules, or give \
-         fewer of them a source_port"
-    )]
-    Steps {
-        /// That there is room for.
-        limit: usize,
-    },
-    /// More prefixes than a trie holds.
-    #[error(
-        "{key} have {count} prefixes, more than the {limit} that there is room for: merge some of them \
-         into shorter ones",
-        limit = firewall::PREFIX_LIMIT
-    )]
-    Prefixes {
-        /// Where they stand.
-        key: &'static str,
-        /// Those that are not part of others.
-        count: usize,
-    },
-    /// More policies of a protocol than it has slots.
-    #[error(
-        "{count} [[dos]] policies of {protocol} are more than the {limit} that a protocol can have: remove \
-         some",
-        limit = config::POLICY_LIMIT
-    )]
-    Policies {
-        /// Whose.
-        protocol: config::PolicyProtocol,
-        /// In the file.
-        count: usize,
-    },
-}
+use crate::config::{self, Config};
 
 /// What the maps are to hold so that `config` is in force, given what they hold now.
 ///
@@ -140,20 +29,21 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
     let sources = SourceAddresses::new(config, world.own_addresses)?;
     let ids = service_ids(previous, &parts, config.limits.services);
 
-    let firewall = firewall::plan(previous.firewall.as_ref(), config, world.blocklists)?;
     let mut next = Desired {
-        firewall,
+        firewall: firewall::plan(previous.firewall.as_ref(), config, world.blocklists)?,
         policies: policies::slots(previous, &config.dos)?,
         nat_pool: sources.pool(),
         seed: config.datapath.hash_seed,
         next_generation: previous.next_generation,
         ..Desired::default()
     };
-    let mut planner = BackendPlanner::new(previous, config.limits.backends);
-    let mut sizes = BTreeMap::new();
+    let mut vips = BTreeMap::new();
+    let mut backend_ids = BackendIds::new(previous, config.limits.backends);
+    let mut places = Vec::new();
+    let mut memberships = BTreeMap::new();
     for (part, id) in parts.iter().zip(ids) {
         for &address in part.vips() {
-            next.vips.insert(
+            vips.insert(
                 Vip {
                     address,
                     ports: None,
@@ -167,12 +57,43 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
         };
         for binding in part.bindings() {
             // No two services share a binding in a valid file; in any other, the first one has it.
-            next.vips.entry(binding).or_insert(Some(id));
+            vips.entry(binding).or_insert(Some(id));
         }
-        sizes.insert(id, maglev::size_for(part.backends().count()));
-        for backend in part.backends() {
-            planner.place(&mut next, id, part.service, backend, world, &sources);
+        let forward = part.service.forward;
+        let mut members = Vec::new();
+        for (position, configured) in part.backends() {
+            let Some(given) = backend_ids.give(id, forward, configured, &mut next.next_generation)
+            else {
+                next.deferred += 1;
+                continue;
+            };
+            let planned = backend(
+                id,
+                part.service,
+                configured,
+                given.generation,
+                world,
+                &sources,
+            );
+            let planned = match given.before {
+                Some(before) if **before == planned => Arc::clone(before),
+                _ => Arc::new(planned),
+            };
+            next.backends.insert(given.id, planned);
+            members.push(given.id);
+            places.push(Place {
+                address: configured.address,
+                id: given.id,
+                service: part.position,
+                backend: position,
+            });
         }
+        members.sort_unstable();
+        let before = previous.services.get(&id);
+        let candidates = candidates(&members, &next.backends);
+        let size = maglev::size_for(part.backends().count());
+        let reusable = before.filter(|_| previous.seed == next.seed);
+        let (candidates, table) = table(reusable, candidates, size, next.seed);
         let service = Service {
             name: part.service.name.clone(),
             family: part.family,
@@ -180,23 +101,49 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
             hash: part.service.hash,
             no_backend: part.service.no_backend,
             allow: part.service.allow.clone(),
-            table: Arc::default(),
+            candidates,
+            table,
+        };
+        let service = match before {
+            Some(before) if **before == service => Arc::clone(before),
+            _ => Arc::new(service),
         };
         next.services.insert(id, service);
+        memberships.insert(
+            id,
+            Membership {
+                service: part.position,
+                size,
+                backends: members,
+            },
+        );
     }
-    fill_tables(previous, &mut next, &sizes);
-    next.echoes = echoes(&next, config.datapath.icmp_echo);
+    next.vips = shared(&previous.vips, vips);
+    let echoes = echoes(&next, config.datapath.icmp_echo);
+    next.echoes = shared(&previous.echoes, echoes);
     next.filter = filter::words(
         next.vips
             .keys()
             .map(|vip| vip.address)
             .chain(next.backends.values().map(|backend| backend.address)),
     );
+    next.origin = Origin::new(world.own_addresses.to_vec(), sources, places, memberships);
     Ok(next)
+}
+
+/// `next`, as the allocation of the plan before if it is the same: then nobody need compare it.
+fn shared<T: PartialEq>(previous: &Arc<T>, next: T) -> Arc<T> {
+    if **previous == next {
+        Arc::clone(previous)
+    } else {
+        Arc::new(next)
+    }
 }
 
 /// One address family of a configured service.
 struct FamilyPart<'a> {
+    /// Its position in the file.
+    position: usize,
     service: &'a config::Service,
     family: Family,
 }
@@ -210,8 +157,11 @@ impl<'a> FamilyPart<'a> {
             .filter(move |vip| Family::of(**vip) == family)
     }
 
-    fn backends(&self) -> impl Iterator<Item = &'a config::Backend> {
-        self.service.backends_for(self.family)
+    /// Those that serve it, with their position in the service.
+    fn backends(&self) -> impl Iterator<Item = (usize, &'a config::Backend)> {
+        let (family, forward) = (self.family, self.service.forward);
+        let all = self.service.backends.iter().enumerate();
+        all.filter(move |(_, backend)| forward.carries(family, Family::of(backend.address)))
     }
 
     /// Each VIP with each protocol and port prefix.
@@ -235,10 +185,14 @@ impl<'a> FamilyPart<'a> {
 }
 
 fn parts(config: &Config) -> Vec<FamilyPart<'_>> {
-    let both = config
-        .services
-        .iter()
-        .flat_map(|service| Family::ALL.map(|family| FamilyPart { service, family }));
+    let services = config.services.iter().enumerate();
+    let both = services.flat_map(|(position, service)| {
+        Family::ALL.map(|family| FamilyPart {
+            position,
+            service,
+            family,
+        })
+    });
     both.filter(|part| part.vips().next().is_some()).collect()
 }
 
@@ -296,7 +250,7 @@ fn service_ids(previous: &Desired, parts: &[FamilyPart<'_>], limit: u32) -> Vec<
         .collect();
 
     // Only now is it known which names are gone.
-    let mut fresh = fresh_ids(&previous.services, limit);
+    let mut fresh = previous.services.free(limit);
     for (part, id) in parts.iter().zip(&mut ids).filter(|(_, id)| id.is_none()) {
         *id = part
             .bindings()
@@ -307,154 +261,31 @@ fn service_ids(previous: &Desired, parts: &[FamilyPart<'_>], limit: u32) -> Vec<
     ids
 }
 
-/// The ids that `held` does not use, lowest first.
-fn fresh_ids<T>(held: &BTreeMap<u32, T>, limit: u32) -> impl Iterator<Item = u32> + '_ {
-    (0..limit).filter(|id| !held.contains_key(id))
-}
-
-/// Gives backends their ids and generations.
-struct BackendPlanner<'a> {
-    /// Those of the plan before that have not been met in this one, by service, address and port.
-    known: HashMap<(u32, IpAddr, Option<u16>), (u32, &'a Backend)>,
-    fresh: Box<dyn Iterator<Item = u32> + 'a>,
-}
-
-impl<'a> BackendPlanner<'a> {
-    fn new(previous: &'a Desired, limit: u32) -> Self {
-        let kept = previous.backends.iter().filter(|(id, _)| **id < limit);
-        BackendPlanner {
-            known: kept
-                .map(|(&id, backend)| {
-                    (
-                        (backend.service, backend.address, backend.port),
-                        (id, backend),
-                    )
-                })
-                .collect(),
-            fresh: Box::new(fresh_ids(&previous.backends, limit)),
-        }
-    }
-
-    /// Adds a backend to the plan, or counts it as deferred.
-    fn place(
-        &mut self,
-        next: &mut Desired,
-        service: u32,
-        of: &config::Service,
-        backend: &config::Backend,
-        world: &World<'_>,
-        sources: &SourceAddresses,
-    ) {
-        let forward = of.forward;
-        let known = self.known.remove(&(service, backend.address, backend.port));
-        let (id, generation) = match known.filter(|(_, before)| before.forward == forward) {
-            Some((id, before)) => (id, before.generation),
-            None => {
-                let Some(id) = self.fresh.next() else {
-                    next.deferred += 1;
-                    return;
-                };
-                // 0 stands for `down` in the map; the count wraps past it.
-                let generation = next.next_generation.max(1);
-                next.next_generation = generation.wrapping_add(1).max(1);
-                (id, generation)
-            }
-        };
-        let hop = (world.hop)(backend).filter(|hop| hop.reaches(forward));
-        let family = Family::of(backend.address);
-        let range = match hop {
-            Some(Hop { slot, .. }) if forward == Forward::FullNat => sources.range(family, slot),
-            _ => PoolSlice::default(),
-        };
-        let outer = hop
-            .filter(|_| forward.is_tunnel())
-            .and_then(|hop| sources.outer(family, hop.slot));
-        let lacks_source = match forward {
-            Forward::FullNat => range.count == 0,
-            Forward::Ipip | Forward::Gue => outer.is_none(),
-            Forward::Nat | Forward::L2 => false,
-        };
-        let health = match hop {
-            None => Health::Unresolved,
-            Some(_) if lacks_source => Health::NoSource,
-            Some(_) => Health::Up,
-        };
-        let planned = Backend {
-            service,
-            name: backend.name.clone(),
-            address: backend.address,
-            port: backend.port,
-            weight: backend.weight,
-            forward,
-            state: backend.state,
-            health,
-            hop,
-            generation,
-            usable: backend.state != AdminState::Down && health == Health::Up,
-            on_down: of.on_down,
-            nat_pool: range,
-            outer,
-        };
-        next.backends.insert(id, planned);
-    }
-}
-
-/// Gives each service its table, of the size that `sizes` has for its id: that of the plan before where
-/// nothing it depends on has changed, since a plan is made whenever a neighbour changes, and tables are what
-/// takes time.
-fn fill_tables(previous: &Desired, next: &mut Desired, sizes: &BTreeMap<u32, u32>) {
-    let mut before = candidates(previous);
-    let mut now = candidates(next);
-    for (id, service) in &mut next.services {
-        let candidates = now.remove(id).unwrap_or_default();
-        let size = sizes.get(id).copied().unwrap_or(0);
-        let length = if candidates.is_empty() { 0 } else { size };
-        let unchanged = previous.services.get(id).filter(|old| {
-            previous.seed == next.seed
-                && before.remove(id).unwrap_or_default() == candidates
-                // Other backends in the file, or a plan rebuilt from the maps that lacks its tables.
-                && old.table.len() == length as usize
-        });
-        service.table = match unchanged {
-            Some(old) => Arc::clone(&old.table),
-            None => maglev::table(&candidates, size, next.seed).into(),
-        };
-    }
-}
-
-/// A VIP answers while one of its services does.
+/// What becomes of a ping for each VIP.
 fn echoes(desired: &Desired, icmp_echo: bool) -> BTreeMap<IpAddr, Echo> {
-    let none = if icmp_echo { Echo::Drop } else { Echo::Pass };
-    let mut echoes: BTreeMap<IpAddr, Echo> =
-        desired.vips.keys().map(|vip| (vip.address, none)).collect();
-    let serving = desired.vips.iter().filter(|(_, service)| {
-        service
-            .and_then(|id| desired.services.get(&id))
-            .is_some_and(|service| !service.table.is_empty())
-    });
-    if icmp_echo {
-        echoes.extend(serving.map(|(vip, _)| (vip.address, Echo::Answer)));
-    }
-    echoes
+    let alone = desired.vips.keys().filter(|vip| vip.ports.is_none());
+    alone
+        .map(|vip| (vip.address, answers(desired, vip.address, icmp_echo)))
+        .collect()
 }
 
-/// The backends that take new connections, by service, in order of ids.
-fn candidates(desired: &Desired) -> HashMap<u32, Vec<Candidate>> {
-    let mut candidates: HashMap<u32, Vec<Candidate>> = HashMap::new();
-    for (&id, backend) in &desired.backends {
-        if backend.usable && backend.state == AdminState::Up && backend.weight > 0 {
-            let port = backend.port.unwrap_or(0);
-            let candidate = Candidate {
-                address: backend.address,
-                port,
-                weight: backend.weight,
-                id,
-            };
-            candidates
-                .entry(backend.service)
-                .or_default()
-                .push(candidate);
-        }
+/// What becomes of a ping for a VIP: it answers while one of its services has a backend.
+pub(super) fn answers(desired: &Desired, vip: IpAddr, icmp_echo: bool) -> Echo {
+    if !icmp_echo {
+        return Echo::Pass;
     }
-    candidates
+    let alone = Vip {
+        address: vip,
+        ports: None,
+    };
+    let mut bound = desired
+        .vips
+        .range(alone..)
+        .take_while(|(key, _)| key.address == vip)
+        .filter_map(|(_, service)| desired.services.get(service.as_ref()?));
+    if bound.any(|service| !service.table.is_empty()) {
+        Echo::Answer
+    } else {
+        Echo::Drop
+    }
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags};
 use xdplb::config::{
-    self, Policy, PolicyAction, PolicyProtocol, PortRange, Prefix, RuleAction, RuleProtocol,
+    self, MacAddress, Policy, PolicyAction, PolicyProtocol, PortRange, Prefix, RuleAction,
+    RuleProtocol,
 };
 use xdplb::datapath::abi::{self, bytes_of, from_bytes, xdplb_limit};
 use xdplb::state::firewall::{Level, Node, Rule, Ruleset, Step};
+use xdplb::state::Hop;
 
 use crate::harness::cases::STANDARD;
 use crate::harness::Lab;
@@ -347,7 +349,7 @@ fn allowed_sources_follow_the_services() {
         let allow: Vec<Prefix> = prefixes.iter().map(|text| prefix(text)).collect();
         for service in lab.desired.services.values_mut() {
             if service.name == "web" {
-                service.allow = allow.clone();
+                Arc::make_mut(service).allow = allow.clone();
             }
         }
         lab.apply();
@@ -519,6 +521,119 @@ fn policies_and_what_they_hold() {
     lab.put_policies(&[]);
     assert_eq!((lab.live().policies, lab.live().metered), ([0; 4], 0));
     assert_eq!(lab.source(last, 2).blocked_until, 1 << 40, "that is TCP's");
+}
+
+/// After a change of the network only what differs is written; a reload mends what has drifted as well.
+#[test]
+fn a_change_of_the_network_touches_nothing_else() {
+    let mut lab = Lab::new(&format!(
+        "{}{}",
+        service_of("web", &["10.0.0.2", "10.0.0.3"]),
+        service_of("api", &["10.0.0.4", "10.0.0.5"]).replace("203.0.113.11", "203.0.113.12"),
+    ));
+    let id = |lab: &Lab, address| lab.backend_id(address);
+    let (lost, other) = (id(&lab, "10.0.0.2"), id(&lab, "10.0.0.4"));
+    let [web, api] = [lost, other].map(|id| lab.desired.backends[&id].service);
+    let backend = |lab: &Lab, id| lab.element::<abi::backend>("backends", id);
+    let service = |lab: &Lab, id| lab.element::<abi::service>("services", id);
+    let slots = |lab: &Lab, id| {
+        let (offset, size) = abi::region_parts(service(lab, id).table);
+        let slots = (offset..offset + size).map(|slot| {
+            let pair: abi::slots = lab.element("maglev", slot / 2);
+            pair.backend[slot as usize % 2]
+        });
+        slots.collect::<BTreeSet<u32>>()
+    };
+    let in_trie = |lab: &Lab| lab.map("vips").keys().count();
+
+    // Somebody else has been at the maps.
+    let drifted = abi::backend {
+        weight: 77,
+        ..backend(&lab, other)
+    };
+    lab.set_element("backends", other, &drifted);
+    let (offset, _) = abi::region_parts(service(&lab, api).table);
+    let pair: abi::slots = lab.element("maglev", offset / 2 + 1);
+    lab.set_element("maglev", offset / 2 + 1, &abi::slots { backend: [9, 9] });
+    let vips = lab.map("vips");
+    let key = vips.keys().last().expect("a VIP");
+    vips.delete(&key).expect("delete");
+    let before = in_trie(&lab);
+
+    lab.set_way("10.0.0.2", None);
+    assert_eq!(
+        backend(&lab, lost).health,
+        abi::backend_health::HEALTH_UNRESOLVED.0 as u8
+    );
+    assert!(!slots(&lab, web).contains(&lost));
+    assert_eq!(backend(&lab, other).weight, 77);
+    assert!(slots(&lab, api).contains(&9));
+    assert_eq!(in_trie(&lab), before);
+
+    // The last one of a service: its VIP answers no longer.
+    lab.set_way("10.0.0.3", None);
+    assert_eq!(service(&lab, web).table, 0);
+    let echo = |lab: &Lab| {
+        let keys = vips.keys().filter(|key| {
+            let key: abi::vip_key = from_bytes(key).expect("struct vip_key");
+            key.prefixlen == 128
+                && abi::address_of(key.address) == crate::harness::ip("203.0.113.11")
+        });
+        let found: Vec<u32> = keys
+            .map(|key| {
+                let value = lab.map("vips").lookup(&key, MapFlags::ANY).expect("lookup");
+                from_bytes::<abi::vip>(&value.expect("a VIP"))
+                    .expect("struct vip")
+                    .echo
+            })
+            .collect();
+        assert_eq!(found.len(), 1);
+        found[0]
+    };
+    assert_eq!(echo(&lab), abi::echo::ECHO_DROP.0);
+    lab.set_way(
+        "10.0.0.2",
+        Some(Hop {
+            mac: MacAddress([2, 0, 0, 0, 0, 9]),
+            slot: 1,
+            on_link: true,
+        }),
+    );
+    assert_eq!(echo(&lab), abi::echo::ECHO_ANSWER.0);
+    assert_eq!(slots(&lab, web), [lost].into());
+
+    // The same plan by way of a reload.
+    lab.apply();
+    assert_eq!(backend(&lab, other).weight, 1);
+    let mended: abi::slots = lab.element("maglev", offset / 2 + 1);
+    let (region, _) = abi::region_parts(service(&lab, api).table);
+    assert!(region != offset || mended.backend == pair.backend);
+    assert_eq!(slots(&lab, api).len(), 2);
+    assert_eq!(in_trie(&lab), before + 1);
+}
+
+/// What could not be written as a whole is compared with the maps the next time, whatever has changed.
+#[test]
+fn after_a_write_that_failed_everything_is_compared() {
+    let mut lab = Lab::new(&service_of("web", &["10.0.0.2", "10.0.0.3"]));
+    let id = lab.backend_id("10.0.0.3");
+    let good = lab.desired.clone();
+    // Rules that the maps have no room for, found out on the way.
+    let mut firewall =
+        Arc::unwrap_or_clone(firewall(rule(None, "10.0.0.0/8", RuleAction::Deny), &[]));
+    firewall
+        .rules
+        .insert(u32::MAX - 1, Rule::Default(RuleAction::Allow));
+    lab.desired.firewall = Some(Arc::new(firewall));
+    let settings = lab.settings;
+    let refused = lab.datapath.follow(&lab.desired, &settings);
+    assert!(refused.is_err());
+
+    let live: abi::backend = lab.element("backends", id);
+    lab.set_element("backends", id, &abi::backend { weight: 77, ..live });
+    lab.datapath.follow(&good, &settings).expect("follow");
+    let mended: abi::backend = lab.element("backends", id);
+    assert_eq!(mended.weight, 1);
 }
 
 /// Two backends of one service, or only the first.

@@ -1,5 +1,7 @@
 //! The sweep, over entries as the datapath leaves them.
 
+use std::sync::Arc;
+
 use libbpf_rs::{MapCore, MapFlags};
 use xdplb::datapath::abi;
 
@@ -132,7 +134,7 @@ fn the_end_of_a_connection_without_a_service_is_counted() {
         .update(abi::bytes_of(&flow), abi::bytes_of(&conn), MapFlags::ANY)
         .expect("an entry");
     let id = lab.backend_id("n4");
-    lab.desired.vips.clear();
+    lab.desired.vips = Arc::default();
     assert_eq!(lab.sweep().unbound, 1);
     assert_eq!(expired(&lab, id), 1);
 }

@@ -19,11 +19,11 @@ use super::abi::{
     self, address_of, backend_health, backend_state, conn_state, forward_mode, from_bytes, hash_by,
     name_from,
 };
-use super::apply::vip_of;
 use super::array::Array;
 use super::clock::Clock;
 use super::connections::{self, Entry, V4, V6};
 use super::reasons::{Reason, REASONS};
+use super::vips::vip_of;
 use super::{percpu, Error};
 use crate::config::{AdminState, Forward, HashBy, PortRange, Protocol};
 use crate::state::ports;

@@ -14,7 +14,7 @@ pub mod runner;
 pub mod table;
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +25,7 @@ use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
 use xdplb::config::blocklist::Contents;
-use xdplb::config::{self, Limits, MacAddress, Timeouts};
+use xdplb::config::{self, Config, Limits, MacAddress, Timeouts};
 use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::pins::PinDir;
 use xdplb::datapath::reasons::{self, REASONS};
@@ -139,6 +139,8 @@ pub struct Lab {
     ifindex: [u32; NAMES.len()],
     /// Next hops that differ from the usual; `None`: unresolved.
     pub hops: BTreeMap<IpAddr, Option<Hop>>,
+    /// What the plan in force was made of.
+    config: Option<Config>,
     /// Keys of `[datapath]` beside the interfaces.
     pub datapath_keys: String,
     /// What is in the files that `firewall.blocklists` names.
@@ -182,6 +184,7 @@ impl Lab {
             },
             ifindex,
             hops: BTreeMap::new(),
+            config: None,
             datapath_keys: r#"addresses = ["10.0.0.100", "fd00::100"]"#.into(),
             blocklists: Contents::new(),
             // Tables are small here: without this, a test's own pace would be a flood.
@@ -226,6 +229,17 @@ impl Lab {
         self.settings.unknown_port = config.datapath.unknown_port;
         self.settings.hash_seed = config.datapath.hash_seed;
         self.settings.gue_port = config.tunnel.gue_port;
+        let desired = self.planned(|world| state::plan(&self.desired, &config, world));
+        assert_eq!(desired.deferred, 0, "a test with more ids than limits");
+        self.config = Some(config);
+        self.desired = desired;
+        self.apply();
+    }
+
+    fn planned(
+        &self,
+        plan: impl FnOnce(&World<'_>) -> Result<Desired, state::PlanError>,
+    ) -> Desired {
         let hop = |backend: &config::Backend| {
             self.hops
                 .get(&backend.address)
@@ -236,15 +250,25 @@ impl Lab {
                     on_link: true,
                 }))
         };
-        let world = World {
+        plan(&World {
             blocklists: &self.blocklists,
             hop: &hop,
             own_addresses: &[],
-        };
-        let desired = state::plan(&self.desired, &config, &world).expect("a plan");
-        assert_eq!(desired.deferred, 0, "a test with more ids than limits");
+        })
+        .expect("a plan")
+    }
+
+    /// The network finds another way to the backends at an address, or none any more.
+    pub fn set_way(&mut self, address: &str, way: Option<Hop>) {
+        let address = ip(address);
+        self.hops.insert(address, way);
+        let config = self.config.as_ref().expect("a file");
+        let changed = BTreeSet::from([address]);
+        let desired = self.planned(|world| state::replan(&self.desired, config, world, &changed));
         self.desired = desired;
-        self.apply();
+        self.datapath
+            .follow(&self.desired, &self.settings)
+            .expect("follow");
     }
 
     /// What is in a file that `firewall.blocklists` names, from the next reload on.

@@ -1,0 +1,162 @@
+//! Writing `vips`: which service a VIP and port belong to, and what becomes of a ping.
+//!
+//! Owns the trie's keys and the order: it has no whole to swap, so what is new or changed goes in first, then
+//! what is gone goes out.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use libbpf_rs::MapCore;
+
+use super::abi::{self, address_of, bytes_of, from_bytes, words_of};
+use super::{batch, Error};
+use crate::config::Protocol;
+use crate::state::changes::changes;
+use crate::state::ports::PortPrefix;
+use crate::state::{Desired, Echo, Vip};
+
+/// Bits of a key before the port: address, protocol, padding.
+const BITS_BEFORE_PORT: u32 = 128 + 8 + 8;
+
+type Key = [u8; size_of::<abi::vip_key>()];
+
+/// # Errors
+/// When `desired` has more bindings than the trie has room for.
+pub(super) fn check_room(map: &impl MapCore, desired: &Desired) -> Result<(), Error> {
+    let (needed, room) = (desired.vips.len(), map.max_entries() as usize);
+    if needed > room {
+        return Err(Error::Bindings { needed, room });
+    }
+    Ok(())
+}
+
+/// Makes the trie what `desired` says. With the plan that it holds in `former` only what differs between the
+/// two is looked at; else all that it holds is read.
+///
+/// # Errors
+/// When the kernel refuses a write; those before it are done.
+pub(super) fn write(
+    map: &impl MapCore,
+    desired: &Desired,
+    former: Option<&Desired>,
+) -> Result<(), Error> {
+    let mut difference = Difference::default();
+    match former {
+        Some(former) => difference.of_plans(former, desired),
+        None => difference.of_trie(map, desired)?,
+    }
+    batch::update(map, &difference.keys, &difference.values)?;
+    batch::delete(map, &difference.obsolete)
+}
+
+/// Keys and values as the kernel takes them, one after the other.
+#[derive(Default)]
+struct Difference {
+    /// New or changed, with their values.
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    /// Gone.
+    obsolete: Vec<u8>,
+}
+
+impl Difference {
+    fn of_plans(&mut self, former: &Desired, desired: &Desired) {
+        for change in changes(&former.vips, &desired.vips, Option::eq) {
+            match change.after {
+                Some(service) => self.put(change.key, vip_value(desired, change.key, *service)),
+                None => self.obsolete.extend(bytes_of(&vip_key(change.key))),
+            }
+        }
+        for change in changes(&former.echoes, &desired.echoes, Echo::eq) {
+            let alone = Vip {
+                address: *change.key,
+                ports: None,
+            };
+            if let Some(service) = desired.vips.get(&alone) {
+                self.put(&alone, vip_value(desired, &alone, *service));
+            }
+        }
+    }
+
+    fn of_trie(&mut self, map: &impl MapCore, desired: &Desired) -> Result<(), Error> {
+        let mut live: HashMap<Key, abi::vip> = HashMap::new();
+        batch::for_each(map, |key, value| {
+            if let (Ok(key), Some(value)) = (key.try_into(), from_bytes(value)) {
+                live.insert(key, value);
+            }
+        })?;
+        for (vip, service) in desired.vips.iter() {
+            let value = vip_value(desired, vip, *service);
+            let known = live.remove(bytes_of(&vip_key(vip)));
+            if known.is_none_or(|known| bytes_of(&known) != bytes_of(&value)) {
+                self.put(vip, value);
+            }
+        }
+        self.obsolete.extend(live.into_keys().flatten());
+        Ok(())
+    }
+
+    fn put(&mut self, vip: &Vip, value: abi::vip) {
+        self.keys.extend(bytes_of(&vip_key(vip)));
+        self.values.extend(bytes_of(&value));
+    }
+}
+
+fn vip_value(desired: &Desired, vip: &Vip, service: Option<u32>) -> abi::vip {
+    abi::vip {
+        service: service.unwrap_or(abi::xdplb_limit::NO_SERVICE.0),
+        echo: match vip.ports {
+            None => desired
+                .echoes
+                .get(&vip.address)
+                .map_or(0, |echo| echo_of(*echo).0),
+            Some(_) => 0,
+        },
+    }
+}
+
+fn echo_of(echo: Echo) -> abi::echo {
+    match echo {
+        Echo::Pass => abi::echo::ECHO_PASS,
+        Echo::Answer => abi::echo::ECHO_ANSWER,
+        Echo::Drop => abi::echo::ECHO_DROP,
+    }
+}
+
+/// The key that the datapath's trie has for a VIP or one of its port prefixes.
+fn vip_key(vip: &Vip) -> abi::vip_key {
+    let (protocol, port, bits) = match vip.ports {
+        None => (0, 0, 128),
+        Some((protocol, ports)) => (
+            protocol.number(),
+            ports.value(),
+            BITS_BEFORE_PORT + u32::from(ports.length()),
+        ),
+    };
+    abi::vip_key {
+        prefixlen: bits,
+        address: words_of(vip.address),
+        protocol,
+        pad: 0,
+        port: port.to_be(),
+    }
+}
+
+/// What a key of `vips` stands for: the address, and protocol and ports unless it is the VIP by itself.
+pub(super) fn vip_of(key: &[u8]) -> Option<(IpAddr, Option<(Protocol, PortPrefix)>)> {
+    let key: abi::vip_key = from_bytes(key)?;
+    let address = address_of(key.address);
+    let Some(length) = key.prefixlen.checked_sub(BITS_BEFORE_PORT) else {
+        return Some((address, None));
+    };
+    let protocol = [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|known| known.number() == key.protocol)?;
+    Some((
+        address,
+        Some((
+            protocol,
+            PortPrefix::new(u16::from_be(key.port), u8::try_from(length).ok()?),
+        )),
+    ))
+}
