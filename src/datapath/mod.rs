@@ -11,9 +11,11 @@ mod attach;
 mod batch;
 pub mod clock;
 pub mod connections;
+mod error;
 mod firewall;
 mod grace;
 pub(crate) mod link;
+pub(crate) mod load;
 mod maglev;
 mod percpu;
 pub mod pins;
@@ -29,13 +31,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::Mutex;
 use std::time::Instant;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, MapHandle, PrintLevel, ProgramMut};
-use log::debug;
+use libbpf_rs::{MapCore, MapHandle, ProgramMut};
 
 use crate::config::{self, Limits};
 use crate::state::{self, regions, Desired};
@@ -43,6 +42,7 @@ pub use apply::Settings;
 use array::Array;
 pub use attach::Interface;
 use clock::Clock;
+pub use error::Error;
 use grace::Grace;
 pub use link::Mode;
 use pins::PinDir;
@@ -60,96 +60,6 @@ mod skeleton {
 }
 
 use skeleton::{XdpLbSkel, XdpLbSkelBuilder};
-
-/// What can go wrong between us and the kernel.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The kernel did not take the programs or maps.
-    #[error("the kernel refused the datapath: {source:#}{remedy}")]
-    Load {
-        /// libbpf's error.
-        source: libbpf_rs::Error,
-        /// What libbpf said meanwhile, and what may help; begins with a separator.
-        remedy: String,
-    },
-    /// A call on one map failed.
-    #[error("cannot {action} the map {map}: {source}")]
-    Map {
-        /// Its name.
-        map: String,
-        /// What was tried.
-        action: &'static str,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// A map is not of the shape that this program was built for.
-    #[error("the map {map} has another layout than this xdplb knows; it belongs to another version: stop that one first")]
-    Layout {
-        /// Its name.
-        map: String,
-    },
-    /// The `clock` program did not run.
-    #[error("cannot read the kernel's jiffies: {source:#}; xdplb needs CAP_BPF")]
-    Clock {
-        /// libbpf's error.
-        source: libbpf_rs::Error,
-    },
-    /// The system does not say how long a jiffy lasts.
-    #[error("cannot read the resolution of CLOCK_MONOTONIC_COARSE: {0}")]
-    Tick(io::Error),
-    /// XDP could not be attached to an interface.
-    #[error("cannot attach XDP to {interface}: {reason}")]
-    Attach {
-        /// Its name.
-        interface: String,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// Something about the pin directory.
-    #[error("{}: {reason}", path.display())]
-    Pins {
-        /// The directory, or a file in it.
-        path: PathBuf,
-        /// Why, and what to do.
-        reason: String,
-    },
-    /// More VIPs with port ranges than the trie holds.
-    #[error("the VIPs and port ranges of the services are {needed} prefixes, and there is room for {room}: raise limits.services and restart, or use wider ranges")]
-    Bindings {
-        /// How many there are.
-        needed: usize,
-        /// How many there may be.
-        room: usize,
-    },
-    /// More rules or prefixes than the firewall's maps hold.
-    #[error("the firewall needs {needed} {what}, and there is room for {room}: {remedy}")]
-    FirewallRoom {
-        /// Of what.
-        what: &'static str,
-        /// How many there are.
-        needed: usize,
-        /// How many there may be.
-        room: usize,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// All Maglev regions are taken.
-    #[error("no room for the Maglev table of service {service}: raise limits.services or limits.backends and restart")]
-    Regions {
-        /// Its name.
-        service: String,
-    },
-}
-
-impl Error {
-    fn map(map: &impl MapCore, action: &'static str, source: io::Error) -> Error {
-        Error::Map {
-            map: map.name().to_string_lossy().into_owned(),
-            action,
-            source,
-        }
-    }
-}
 
 /// The loaded datapath. Dropping it detaches it from all interfaces and removes its pins.
 pub struct Datapath {
@@ -240,53 +150,27 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 18] {
     ]
 }
 
-/// What libbpf says during a load, kept for the error if there is one.
-static LIBBPF_LOG: Mutex<String> = Mutex::new(String::new());
-
-fn keep_libbpf_log(level: PrintLevel, message: String) {
-    debug!(target: "libbpf", "{}", message.trim_end());
-    if level == PrintLevel::Warn {
-        if let Ok(mut log) = LIBBPF_LOG.lock() {
-            log.push_str(&message);
-        }
-    }
-}
-
-/// To be called before a load, so that [`refused`] has what libbpf says during it and nothing older.
-pub(crate) fn begin_load() {
-    libbpf_rs::set_print(Some((PrintLevel::Info, keep_libbpf_log)));
-    if let Ok(mut log) = LIBBPF_LOG.lock() {
-        log.clear();
-    }
-}
-
-/// The error of a load that failed.
-pub(crate) fn refused(source: libbpf_rs::Error) -> Error {
-    Error::Load {
-        remedy: load_remedy(&source),
-        source,
-    }
-}
-
 impl Datapath {
     /// Creates the maps and loads the programs. Nothing is attached or pinned yet.
     ///
     /// # Errors
     /// When the kernel refuses, with what it said.
     pub fn load(limits: &Limits) -> Result<Self, Error> {
-        begin_load();
+        load::begin();
         // The skeleton borrows from its object for as long as it lives, which is as long as we do: a few
         // bytes for each load.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = XdpLbSkelBuilder::default().open(object).map_err(refused)?;
+        let mut open = XdpLbSkelBuilder::default()
+            .open(object)
+            .map_err(load::refused)?;
         for (name, size) in sizes(limits) {
             for mut map in open.open_object_mut().maps_mut() {
                 if map.name() == name {
-                    map.set_max_entries(size).map_err(refused)?;
+                    map.set_max_entries(size).map_err(load::refused)?;
                 }
             }
         }
-        let skeleton = open.load().map_err(refused)?;
+        let skeleton = open.load().map_err(load::refused)?;
         let maps = &skeleton.maps;
         let tables = Tables {
             settings: Array::map(&maps.settings)?,
@@ -310,7 +194,7 @@ impl Datapath {
             allowed::Allowed::new(map("allowed_sources")?),
         );
         let (policies, totals) = (policies::Policies::new(map)?, totals::Totals::new(map)?);
-        let cpus = libbpf_rs::num_possible_cpus().map_err(refused)?;
+        let cpus = libbpf_rs::num_possible_cpus().map_err(load::refused)?;
         let clock = Clock::read(&skeleton.progs.clock)?;
         Ok(Datapath {
             attached: BTreeMap::new(),
@@ -395,26 +279,4 @@ fn find_map(skeleton: &XdpLbSkel<'_>, name: &str) -> Result<Option<MapHandle>, E
 /// A handle to a map that has to be there.
 fn handle(skeleton: &XdpLbSkel<'_>, name: &str) -> Result<MapHandle, Error> {
     find_map(skeleton, name)?.ok_or_else(|| Error::Layout { map: name.into() })
-}
-
-/// What libbpf and the kernel said, cut to what matters, and what usually helps.
-fn load_remedy(error: &libbpf_rs::Error) -> String {
-    let log = LIBBPF_LOG.lock().map(|log| log.clone()).unwrap_or_default();
-    let said: Vec<&str> = log
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    let tail = said[said.len().saturating_sub(6)..].join("\n  ");
-    let hint = match error.kind() {
-        libbpf_rs::ErrorKind::PermissionDenied => {
-            "it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root; if it has them, the verifier's words are above"
-        }
-        _ if log.contains("failed to create") => {
-            "a table is too large for this kernel or its memory: lower [limits]; `xdplb check` shows what they take"
-        }
-        _ => "it needs Linux 6.1 or newer with BPF and BTF (CONFIG_DEBUG_INFO_BTF)",
-    };
-    let separator = if tail.is_empty() { "" } else { "\n  " };
-    format!("{separator}{tail}; {hint}")
 }

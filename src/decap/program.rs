@@ -17,7 +17,7 @@ use crate::config::XdpMode;
 use crate::datapath::abi::words_of;
 use crate::datapath::pins::{Contents, PinDir};
 use crate::datapath::reasons::Reason;
-use crate::datapath::{begin_load, link, refused, Error, Mode};
+use crate::datapath::{link, load, Error, Mode};
 use crate::neighbours::Link;
 use crate::prefix::Prefix;
 
@@ -92,17 +92,17 @@ impl Program {
     /// # Errors
     /// When the kernel refuses, with what it said.
     pub fn load(gue_port: u16, sources: &[Prefix]) -> Result<Self, Error> {
-        begin_load();
+        load::begin();
         // The skeleton borrows from its object for as long as it lives, which is as long as we do.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = XdpDecapSkelBuilder::default()
             .open(object)
-            .map_err(refused)?;
+            .map_err(load::refused)?;
         if let Some(settings) = open.maps.rodata_data.as_deref_mut() {
             settings.gue_port = gue_port.to_be();
             settings.any_source = u32::from(sources.is_empty());
         }
-        let skeleton = open.load().map_err(refused)?;
+        let skeleton = open.load().map_err(load::refused)?;
         for source in sources {
             skeleton
                 .maps
