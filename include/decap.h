@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * decap.h - what `xdplb decap` and its XDP program share: the list of what is counted,
- * and the keys and values of its maps. Nothing of the balancer's is in here.
+ * decap.h - shared by `xdplb decap` and its XDP program: the list of reasons under which
+ * packets are counted, and the keys and values of its maps. The balancer uses none of it.
  *
  * Fields named __be are in network byte order, all others in the host's. An address is
  * four __be32; IPv4 is held as the IPv4-mapped ::ffff:a.b.c.d, and the family beside it
@@ -17,7 +17,7 @@
 #pragma clang diagnostic error "-Wpadded"
 
 /*
- * What becomes of a packet, one entry a line, as in reasons.h: X(NAME, VERDICT, "sentence").
+ * The reasons under which packets are counted, one entry a line, as in reasons.h: X(NAME, VERDICT, "sentence").
  * Every packet is counted under exactly one. First the kinds that lose their header, in
  * the order that decap_kind() in bpf/xdp_decap.bpf.c counts in; new ones go at the end.
  */
@@ -31,15 +31,15 @@
 	X(GUE_6IN4, PASS, "decapsulated: IPv6 in GUE over IPv4") \
 	X(GUE_4IN6, PASS, "decapsulated: IPv4 in GUE over IPv6") \
 	X(GUE_6IN6, PASS, "decapsulated: IPv6 in GUE over IPv6") \
-	X(NO_TUNNEL, PASS, "no tunnel packet, or one behind an IPv6 extension header; left alone") \
+	X(NO_TUNNEL, PASS, "not a tunnel packet, or one behind an IPv6 extension header; left alone") \
 	X(NOT_LOCAL, PASS, "a tunnel packet for an address that is not this host's (forwarded, multicast); left alone") \
 	X(OTHER_SOURCE, PASS, "a tunnel packet from a source that no --from covers; left alone") \
 	X(FRAGMENTED, PASS, "a tunnel packet in fragments; left alone: raise the MTU between the balancer and here") \
 	X(OTHER_GUE, PASS, "UDP to the GUE port with other contents than an IP packet (GUE variant 0, empty); left alone") \
 	X(SPLIT_HEADERS, PASS, "a tunnel packet with headers outside the part of the frame that XDP can reach; left alone") \
 	X(BAD_OUTER, DROP, "a tunnel packet whose outer header contradicts itself, its checksum or the frame's length") \
-	X(BAD_INNER, DROP, "a tunnel packet with no whole IP packet of the right version inside") \
-	X(BAD_ECN, DROP, "congestion was marked outside, on a packet whose sender does not know ECN (RFC 6040)")
+	X(BAD_INNER, DROP, "a tunnel packet without a whole IP packet of the right version inside") \
+	X(BAD_ECN, DROP, "the outer header marks congestion, but the sender of the inner packet does not use ECN (RFC 6040)")
 /* clang-format on */
 
 /* Indices into `decap_counters`. */
@@ -56,13 +56,13 @@ enum decap_limit {
 	DECAP_ADDRESS_LIMIT = 65536,   /* addresses of this host */
 };
 
-/* `decap_local`: the host's own addresses. The value says nothing. */
+/* `decap_local`: the host's own addresses. The value is unused. */
 struct decap_address {
 	__u32 family; /* 4 or 6 */
 	__be32 address[4];
 };
 
-/* `decap_sources`, an LPM trie: whose tunnel packets are taken. The value says nothing. */
+/* `decap_sources`, an LPM trie: the balancers, from which tunnel packets are accepted. The value is unused. */
 struct decap_prefix {
 	__u32 length; /* bits of `address` from its start, family included: 32 to 160 */
 	struct decap_address address;
@@ -71,7 +71,7 @@ struct decap_prefix {
 /* `decap_counters`, per CPU, by enum decap_reason. */
 struct decap_counter {
 	__u64 packets;
-	__u64 bytes; /* of inner packets, from their IP header on; only of what is decapsulated */
+	__u64 bytes; /* of inner packets, from their IP header on; of decapsulated packets only */
 };
 
 #pragma clang diagnostic pop

@@ -14,7 +14,7 @@
 
 /* clang-format off */
 #define XDPLB_REASONS(X) \
-	X(NOT_OURS, PASS, "neither for a VIP nor a reply from a backend; the host's stack has it") \
+	X(NOT_OURS, PASS, "neither for a VIP nor a reply from a backend; passed to the host's stack") \
 	X(NOT_IP, PASS, "not IPv4 or IPv6 (ARP, LLDP, more than two VLAN tags), or too short to tell") \
 	X(OTHER_PROTOCOL, PASS, "for a VIP, but neither TCP nor UDP (VRRP, GRE, ICMP other than ping and errors)") \
 	X(UNKNOWN_PORT_PASSED, PASS, "for a VIP, but no service has that protocol and port; unknown_port = \"pass\"") \
@@ -22,7 +22,7 @@
 	X(TTL_EXPIRED, TX, "TTL or hop limit 1 or 0 on the way to a backend or back; answered with time exceeded") \
 	X(BAD_HEADER, DROP, "for a VIP, with an IP, TCP or UDP header that contradicts itself or the frame's length") \
 	X(BAD_EXTENSION, DROP, "for a VIP, with a chain of IPv6 extension headers that is too long or cut off") \
-	X(UNKNOWN_FRAGMENT, DROP, "a fragment for a VIP that came before the first one of its packet, or long after it") \
+	X(UNKNOWN_FRAGMENT, DROP, "a fragment for a VIP that came before the first fragment of its packet, or long after it") \
 	X(NO_BACKEND, DROP, "the service has no usable backend: all are down, draining, of weight 0 or unresolved") \
 	X(NO_CONNECTION, DROP, "a TCP reset for a full-nat service that belongs to no connection") \
 	X(NO_PORT, DROP, "full-nat found no free source port towards the backend; add to datapath.addresses") \
@@ -38,9 +38,9 @@
 	X(ICMP_UNRELATED, PASS, "an ICMP error for a VIP that quotes no packet of a connection or service") \
 	X(TOO_BIG, TX, "larger than the MTU towards its receiver allows; answered with the MTU that fits") \
 	X(TOO_BIG_DROPPED, DROP, "larger than the MTU towards its receiver allows, and IPv4 without DF, which XDP cannot fragment") \
-	X(UNANSWERABLE, DROP, "an ICMP error or reset was due, and must not be sent for such a packet (a reset, an error, a later fragment)") \
-	X(ANSWERS_LIMITED, DROP, "an ICMP error or reset was due, and more had been sent in the last second than the limit allows") \
-	X(LOOP, DROP, "for a VIP, but it came out of here: from the backend that would get it, or bound to leave as it came") \
+	X(UNANSWERABLE, DROP, "an ICMP error or reset was due, but none may answer such a packet (a reset, an ICMP error, a later fragment)") \
+	X(ANSWERS_LIMITED, DROP, "an ICMP error or reset was due, but this CPU had sent as many in the last second as the limit allows") \
+	X(LOOP, DROP, "for a VIP, but it would go round in circles: it comes from the backend that would get it, or the host would send it back") \
 	X(NO_HEADROOM, DROP, "no room for a tunnel header in front of the packet; the driver leaves too little") \
 	X(FIREWALL, DROP, "denied by a [[firewall.rule]], or by firewall.default = \"deny\"") \
 	X(BLOCKLISTED, DROP, "from a source in one of firewall.blocklists") \

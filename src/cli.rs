@@ -1,4 +1,4 @@
-//! The command line: what can be typed, and nothing of what it does.
+//! The command line: its commands and options, and nothing of how they work.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub struct Cli {
     /// The configuration file
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do instead of balancing
+    /// A command to run instead of balancing
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -43,7 +43,7 @@ pub struct Cli {
 /// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Read and validate the file, print what would run; needs no root
+    /// Validate the file and print it with every default filled in; needs no root
     Check {
         /// The configuration file
         #[arg(long, short, value_name = "FILE")]
@@ -63,10 +63,10 @@ pub enum Command {
     },
     /// Services and backends, in the shape of `ipvsadm -Ln`
     List {
-        /// Add connections, packets and bytes since the backend was added
+        /// Add the connections, packets and bytes of each backend since it was added
         #[arg(long)]
         stats: bool,
-        /// Add connections, packets and bits a second, measured over so many seconds
+        /// Add connections, packets and bits a second, measured over this many seconds
         #[arg(
             long,
             value_name = "SECONDS",
@@ -76,46 +76,46 @@ pub enum Command {
             value_parser = seconds
         )]
         rate: Option<Duration>,
-        /// What to look at and how to print it
+        /// The instance and the form of the output
         #[command(flatten)]
         look: Look,
     },
-    /// The connection table
+    /// List connections
     Conns {
-        /// Which connections
+        /// A selection
         #[command(flatten)]
         filter: ConnectionFilter,
-        /// Print only how many there are
+        /// Print only their number
         #[arg(long)]
         count: bool,
-        /// What to look at and how to print it
+        /// The instance and the form of the output
         #[command(flatten)]
         look: Look,
     },
-    /// How many packets were dropped or passed on, by reason
+    /// Count the packets that were dropped, answered or passed to the host, by reason
     Drops {
-        /// What to look at and how to print it
+        /// The instance and the form of the output
         #[command(flatten)]
         look: Look,
     },
-    /// The rules and blocklists, with what each has decided
+    /// List firewall rules and blocklists, with the packets that each has decided
     Firewall {
-        /// What to look at and how to print it
+        /// The instance and the form of the output
         #[command(flatten)]
         look: Look,
     },
-    /// The [[dos]] policies, and the sources that they hold blocked
+    /// List the `[[dos]]` policies, and the sources that are blocked now
     Dos {
-        /// What to do instead of printing them
+        /// A command to run instead of printing them
         #[command(subcommand)]
         command: Option<DosCommand>,
-        /// What to look at and how to print it
+        /// The instance and the form of the output
         #[command(flatten)]
         look: Look,
     },
-    /// Packets, bytes and connections by protocol, service and backend
+    /// Count packets, bytes and connections by protocol, service and backend
     Stats {
-        /// What goes through in a second, measured over so many seconds each time, until SIGINT
+        /// Print rates a second again and again, each measured over this many seconds, until SIGINT
         #[arg(
             long,
             value_name = "SECONDS",
@@ -125,11 +125,11 @@ pub enum Command {
             value_parser = seconds
         )]
         watch: Option<Duration>,
-        /// What to look at and how to print it
+        /// The instance and the form of the output
         #[command(flatten)]
         look: Look,
     },
-    /// Print a script for a shell that completes this command line
+    /// Print a completion script for a shell
     Completions {
         /// The shell
         #[arg(value_enum, value_name = "SHELL")]
@@ -137,7 +137,7 @@ pub enum Command {
     },
     /// Write the manual pages: xdplb(8), and one for each command
     Man {
-        /// Where to; made if it is not there
+        /// The directory to write them to; created if it does not exist
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
@@ -148,18 +148,18 @@ pub enum Command {
 /// Commands of `dos`.
 #[derive(Debug, Subcommand)]
 pub enum DosCommand {
-    /// Let go of a source, for every protocol
+    /// Unblock a source, for every protocol
     Unblock {
-        /// Its address; in IPv6, any of its /64
+        /// Its address; for IPv6 any address of its /64
         #[arg(value_name = "ADDR", value_parser = source)]
         source: Prefix,
     },
 }
 
-/// What every command that only looks takes, before its own commands or behind them.
+/// Options of every command that only looks, before or after its own commands.
 #[derive(Debug, Args)]
 pub struct Look {
-    /// The instance's pin directory, datapath.pin_dir
+    /// The pin directory of the instance: its datapath.pin_dir
     #[arg(long, value_name = "DIR", default_value = PIN_DIR, global = true)]
     pub pin_dir: PathBuf,
     /// Print JSON
@@ -201,22 +201,22 @@ fn port(text: &str) -> Result<u16, String> {
     port.ok_or_else(|| "write a number from 1 to 65535".to_owned())
 }
 
-/// What `decap` takes.
+/// Options of `decap`.
 #[derive(Debug, Clone, Args)]
 pub struct DecapOptions {
-    /// Where tunnel packets come in; may be given several times
+    /// An interface that tunnel packets arrive at; may be given several times
     #[arg(long, value_name = "INTERFACE", required = true)]
     pub interface: Vec<String>,
-    /// Take tunnel packets from this address or prefix only, the balancers'; may be given several times
+    /// Accept tunnel packets only from this address or prefix, that of a balancer; may be given several times
     #[arg(long, value_name = "PREFIX")]
     pub from: Vec<Prefix>,
-    /// The UDP port of GUE, tunnel.gue_port of the balancer
+    /// The UDP port of GUE: the balancer's tunnel.gue_port
     #[arg(long, value_name = "PORT", default_value_t = 6080, value_parser = port)]
     pub gue_port: u16,
-    /// Native XDP, generic, or whichever works
+    /// How to attach XDP
     #[arg(long, value_enum, value_name = "MODE", default_value_t = ModeName::Auto)]
     pub xdp_mode: ModeName,
-    /// Where the counters are pinned, on a bpffs
+    /// The directory on a bpffs where the counters are pinned
     #[arg(long, value_name = "DIR", default_value = DECAP_PIN_DIR)]
     pub pin_dir: PathBuf,
 }
@@ -224,33 +224,33 @@ pub struct DecapOptions {
 /// How XDP is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ModeName {
-    /// Native, else generic with a warning
+    /// Native if the driver can, else generic with a warning
     Auto,
-    /// In the driver, or fail
+    /// In the driver; fail where it cannot
     Native,
-    /// In the stack, on any interface
+    /// In the host's stack: slower, on any interface
     Generic,
 }
 
-/// Which connections; all of them without any option.
+/// A selection of connections; without any option, all.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ConnectionFilter {
-    /// Of this protocol
+    /// Only of this protocol
     #[arg(long, value_enum)]
     pub protocol: Option<ProtocolName>,
-    /// In this state
+    /// Only in this state
     #[arg(long, value_enum)]
     pub state: Option<StateName>,
-    /// From this client
+    /// Only from this client
     #[arg(long, value_name = "ADDRESS")]
     pub client: Option<IpAddr>,
-    /// To this VIP
+    /// Only to this VIP
     #[arg(long, value_name = "ADDRESS")]
     pub vip: Option<IpAddr>,
-    /// Of this service, by name
+    /// Only of the service with this name
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// At this backend, by name or address
+    /// Only to the backend with this name or address
     #[arg(long, value_name = "NAME|ADDRESS")]
     pub backend: Option<String>,
 }
@@ -267,7 +267,7 @@ pub enum ProtocolName {
 /// States of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StateName {
-    /// TCP, handshake not finished
+    /// TCP whose handshake is not finished
     Opening,
     /// TCP, established
     Established,

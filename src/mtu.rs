@@ -83,10 +83,10 @@ impl fmt::Display for Shortage {
         } = self;
         write!(
             f,
-            "{interface} has an MTU of {mtu}, but a packet of {smallest} bytes, the smallest MTU of \
-             datapath.interfaces, is {needed} in its tunnel header; raise it, and that of the way to the \
-             backends: ip link set dev {interface} mtu {needed}; or keep clients' segments smaller, on \
-             each backend: ip route change default via GATEWAY advmss {segment}"
+            "{interface} has an MTU of {mtu}, but a packet of {smallest} bytes (the smallest MTU of \
+             datapath.interfaces) is {needed} with its tunnel header; raise the MTU here and on the path to \
+             the backends: ip link set dev {interface} mtu {needed}; or have clients send smaller \
+             segments, on each backend: ip route change default via GATEWAY advmss {segment}"
         )
     }
 }
@@ -159,7 +159,7 @@ mod tests {
         let text = found[0].to_string();
         for part in [
             "eth1 has an MTU of 1500",
-            "is 1520 in its tunnel header",
+            "is 1520 with its tunnel header",
             "ip link set dev eth1 mtu 1520",
             "advmss 1440",
         ] {

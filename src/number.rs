@@ -1,5 +1,7 @@
-//! Whole numbers in text, as the file, blocklists and the command line have them: decimal digits without
-//! a sign and without leading zeros, which some programs take for octal. TOML's own integers are alike.
+//! Whole numbers in text.
+//!
+//! The file, blocklists and the command line write them alike: decimal digits without a sign and without
+//! leading zeros, which some programs take for octal. TOML's own integers follow the same rule.
 
 use std::str::FromStr;
 
@@ -20,9 +22,23 @@ pub fn without_leading_zeros(text: &str) -> Option<&str> {
     (digits && text.starts_with('0') && last > 0).then(|| &text[zeros.min(last)..])
 }
 
+/// A number with its noun, for messages: `1 service`, `2 services`.
+pub fn count(number: impl Into<u64>, one: &str, many: &str) -> String {
+    match number.into() {
+        1 => format!("1 {one}"),
+        number => format!("{number} {many}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nouns() {
+        let services = [0_u32, 1, 2].map(|number| count(number, "service", "services"));
+        assert_eq!(services, ["0 services", "1 service", "2 services"]);
+    }
 
     #[test]
     fn numbers() {

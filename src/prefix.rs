@@ -17,11 +17,11 @@ pub struct Prefix {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Neither an address nor one with a length.
-    #[error("is no prefix; write an address, or an address and a length: 198.51.100.0/24, 2001:db8::/32")]
+    #[error("is not a prefix; write an address, or an address and a length: 198.51.100.0/24, 2001:db8::/32")]
     NoPrefix,
     /// The length is beyond the address, or no number.
     #[error(
-        "has a length that is no number from 0 to {most}; write {address} for the one address, or a \
+        "has a length that is not a number from 0 to {most}; write {address} for the one address, or a \
          network with its length such as {network}"
     )]
     Length {
@@ -69,8 +69,7 @@ pub fn source_of(address: IpAddr) -> Prefix {
 
 /// How many, for people: `1 prefix`, `2 prefixes`.
 pub fn count(prefixes: usize) -> String {
-    let ending = if prefixes == 1 { "" } else { "es" };
-    format!("{prefixes} prefix{ending}")
+    number::count(prefixes as u64, "prefix", "prefixes")
 }
 
 impl Prefix {
@@ -266,7 +265,7 @@ mod tests {
         }
         let error = "10.9.8.7/33".parse::<Prefix>().expect_err("length");
         let expected =
-            "has a length that is no number from 0 to 32; write 10.9.8.7 for the one address, \
+            "has a length that is not a number from 0 to 32; write 10.9.8.7 for the one address, \
                         or a network with its length such as 10.9.8.0/24";
         assert_eq!(error.to_string(), expected);
         let error = "2001:db8::1/129".parse::<Prefix>().expect_err("length");

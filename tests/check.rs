@@ -73,7 +73,7 @@ fn a_blocklist_with_faults() {
     let files = Files::new("bad", CONFIG, "192.0.2.0/24\n  192.0.2.1/24\nlocalhost\n");
     files.refused(&[
         "list.txt:2:3: \"192.0.2.1/24\" has bits set beyond its length; write 192.0.2.0/24",
-        "list.txt:3:1: \"localhost\" is no prefix; write an address",
+        "list.txt:3:1: \"localhost\" is not a prefix; write an address",
     ]);
     std::fs::remove_file(files.0.join("list.txt")).expect("ours to remove");
     files.refused(&[

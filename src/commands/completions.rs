@@ -1,4 +1,4 @@
-//! `xdplb completions`: a script that completes the command line, for a shell to read.
+//! `xdplb completions`: a completion script for a shell.
 
 use std::io::Write;
 

@@ -126,9 +126,8 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Prefix>, Error> {
         }
     }
     if let (Some(last), true) = (faults.last_mut(), unnamed > 0) {
-        last.message = format!(
-            "this line and {unnamed} after it are no prefixes either; correct them likewise"
-        );
+        last.message =
+            format!("this line and {unnamed} after it are not prefixes either; correct them too");
     }
     if faults.is_empty() {
         Ok(prefixes)

@@ -138,8 +138,8 @@ fn warn_of_covered(rules: &[raw::Rule], report: &mut Report) {
         if let Some(covering) = covering {
             let everything = covering.conditions() == Some((None, EVERYTHING));
             let message = format!(
-                "{}{} can never match: the rule at {} matches all of it before; remove one, or change \
-                 their order",
+                "{}{} can never match: the rule at {} already matches all its packets; remove one, or \
+                 change their order",
                 rule.what,
                 if everything { " and those after it" } else { "" },
                 report.place(covering.at),
@@ -207,15 +207,15 @@ fn check_policies(policies: &[raw::Policy], report: &mut Report) {
             .is_some_and(|action| action.value == OnExcess::Limit);
         if let (Some(block_for), true) = (policy.block_for, limits) {
             let message = format!(
-                "{what}: block_for cannot be set with action = \"limit\", which drops only what is too \
-                 much; remove this key, or write action = \"block\""
+                "{what}: block_for cannot be set with action = \"limit\", which drops only the \
+                 excess; remove this key, or write action = \"block\""
             );
             report.error(block_for.at, message);
         }
     }
 }
 
-/// Whom the service's `allow` lets in, and of which VIP nobody.
+/// Reports prefixes of `service.allow` that are repeated or of no use, and VIPs that they shut off.
 pub(super) fn check_allow(service: &raw::Service, report: &mut Report) {
     let Some(At { value: allow, at }) = &service.allow else {
         return;
@@ -234,7 +234,7 @@ pub(super) fn check_allow(service: &raw::Service, report: &mut Report) {
         match (families.contains(&family), allowed(family)) {
             (true, None) => {
                 let message = format!(
-                    "{what}: allow has no {family} prefix, so nobody reaches its {family} VIPs; add one, \
+                    "{what}: allow has no {family} prefix, so no client reaches its {family} VIPs; add one, \
                      or remove these VIPs"
                 );
                 report.warning(*at, message);

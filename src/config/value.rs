@@ -189,7 +189,7 @@ pub(super) fn timeout(value: &DeValue) -> Result<Duration, String> {
         other => return Err(format!("is {}; write {FORM}", kind(other))),
     };
     let duration = duration::parse(text)
-        .ok_or_else(|| format!("is {}, which is no duration; write {FORM}", quoted(text)))?;
+        .ok_or_else(|| format!("is {}, which is not a duration; write {FORM}", quoted(text)))?;
     if duration.is_zero() || duration > LONGEST {
         let longest = duration::format(LONGEST);
         return Err(format!(
@@ -375,7 +375,7 @@ fn address(value: &DeValue, role: Role) -> Result<IpAddr, String> {
     let text = string(value, "\"192.0.2.1\" or \"2001:db8::1\"")?;
     let address: IpAddr = text.parse().map_err(|_| {
         format!(
-            "is {}, which is no address; write an IPv4 or IPv6 address without a port, a prefix \
+            "is {}, which is not an address; write an IPv4 or IPv6 address without a port, a prefix \
              length or a zone",
             quoted(text)
         )
@@ -429,7 +429,7 @@ pub(super) fn mac(value: &DeValue) -> Result<MacAddress, String> {
     // The lowest bit of the first octet marks a group (IEEE 802).
     if mac == [0; 6] || mac[0] & 1 == 1 {
         return Err(format!(
-            "is {text:?}, which is no single machine's; write the backend's own"
+            "is {text:?}, which is a group address or all zeros; write the MAC address of one machine"
         ));
     }
     Ok(MacAddress(mac))

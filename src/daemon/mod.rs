@@ -53,7 +53,7 @@ use writer::Setup;
 /// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// When it cannot start. Once it runs, what goes wrong is logged and mended where it can be.
+/// When it cannot start. Once it runs, faults are logged, and mended where they can be.
 pub fn run(file: &Path) -> Result<(), Error> {
     // First of all: what is asked for during the start is done after it.
     let signals = Signals::install()?;

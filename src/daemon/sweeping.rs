@@ -108,8 +108,8 @@ fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>) -> Duration {
     match sweeper.sweep(still_bound) {
         Ok(swept) if swept.unbound > 0 => {
             info!(
-                "forgot {} connection entries of services that no longer have their port",
-                swept.unbound
+                "forgot {} of services that no longer have their port",
+                number::count(swept.unbound, "connection entry", "connection entries")
             );
         }
         Ok(_) => {}

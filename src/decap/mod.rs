@@ -122,8 +122,8 @@ impl Decap {
         capabilities::drop_unneeded();
         if options.from.is_empty() {
             warn!(
-                "without --from, whoever can reach this host may send it packets under any source address, \
-                 past the filters on the way: name the balancers with --from"
+                "without --from, every host that can reach this one can send it tunnel packets with a forged \
+                 source address inside, past the filters on the way: name the balancers with --from"
             );
         }
         info!(

@@ -530,7 +530,7 @@ fn datapath_values() {
         ),
         (
             "addresses = [¶\"192.0.2\"]",
-            &["is no address; write an IPv4 or IPv6 address"],
+            &["is not an address; write an IPv4 or IPv6 address"],
         ),
         (
             "addresses = [¶\"127.0.0.1\"]",
@@ -638,7 +638,7 @@ fn limits_and_timeouts() {
         ),
         (
             "[timeouts]\ntcp_established = ¶\"1 h\"",
-            "is no duration; write a number and a unit",
+            "is not a duration; write a number and a unit",
         ),
         (
             "[timeouts]\ntcp_closing = ¶\"0s\"",
@@ -725,10 +725,10 @@ fn service_values() {
         ),
         (
             "¶\"192.0.2.1/32\"",
-            "is no address; write an IPv4 or IPv6 address without a port",
+            "is not an address; write an IPv4 or IPv6 address without a port",
         ),
-        ("¶\"fe80::1%eth0\"", "is no address; write"),
-        ("¶\"\"", "is no address; write"),
+        ("¶\"fe80::1%eth0\"", "is not an address; write"),
+        ("¶\"\"", "is not an address; write"),
         ("¶[]", "vip is an empty list; write vip ="),
         ("¶{}", "vip is a table; write a string"),
         (
@@ -894,11 +894,11 @@ fn backend_values() {
         ),
         (
             "mac = ¶\"ff:ff:ff:ff:ff:ff\"",
-            "is no single machine's; write the backend's own",
+            "is a group address or all zeros; write the MAC address of one machine",
         ),
         (
             "mac = ¶\"00:00:00:00:00:00\"",
-            "is no single machine's; write the backend's own",
+            "is a group address or all zeros; write the MAC address of one machine",
         ),
         ("name = ¶\"a b\"", "leave out the ' '"),
     ] {
@@ -917,7 +917,7 @@ fn backend_values() {
         ("169.254.1.1", "a link-local address; write"),
         ("fe80::1", "a link-local address; write"),
         ("::ffff:10.0.5.2", "write \"10.0.5.2\""),
-        ("node5.example", "is no address; write"),
+        ("node5.example", "is not an address; write"),
         ("203.0.113.11", "is a VIP of service \"web\""),
         ("2001:db8:5::2", "is IPv6, but the service has no IPv6 VIP"),
     ] {
@@ -1044,12 +1044,12 @@ fn tunnel_values() {
         ),
         (
             "source = ¶\"eth0\"",
-            "which is no prefix; write an address, or an address and a length",
+            "which is not a prefix; write an address, or an address and a length",
         ),
-        ("source = ¶\"192.0.2.1/\"", "no number from 0 to 32"),
-        ("source = ¶\"192.0.2.0/+8\"", "no number from 0 to 32"),
-        ("source = ¶\"192.0.2.0/33\"", "no number from 0 to 32"),
-        ("source = ¶\"2001:db8::/129\"", "no number from 0 to 128"),
+        ("source = ¶\"192.0.2.1/\"", "not a number from 0 to 32"),
+        ("source = ¶\"192.0.2.0/+8\"", "not a number from 0 to 32"),
+        ("source = ¶\"192.0.2.0/33\"", "not a number from 0 to 32"),
+        ("source = ¶\"2001:db8::/129\"", "not a number from 0 to 128"),
         (
             "source = ¶\"172.16.0.1/16\"",
             "has bits set beyond its length; write 172.16.0.0/16 for the prefix, or 172.16.0.1",

@@ -276,11 +276,11 @@ fn faults_of_a_rule() {
         ("name = ¶\"a b\"", "leave out the ' '"),
         (
             "source = ¶\"lab\"",
-            "is \"lab\", which is no prefix; write an address",
+            "is \"lab\", which is not a prefix; write an address",
         ),
         (
             "source = ¶\"10.0.0.0/33\"",
-            "no number from 0 to 32; write 10.0.0.0 for the one address, or a network with its length \
+            "not a number from 0 to 32; write 10.0.0.0 for the one address, or a network with its length \
              such as 10.0.0.0/24",
         ),
         (
@@ -438,7 +438,7 @@ fn rules_that_cannot_match() {
         warned(
             &later(first, second),
             &[
-                "firewall: rule 2 can never match: the rule at lb.toml:3:1 matches all of it before",
+                "firewall: rule 2 can never match: the rule at lb.toml:3:1 already matches all its packets",
                 "remove one, or change their order",
             ],
         );
@@ -585,7 +585,7 @@ fn faults_of_a_policy() {
         ),
         (
             "limit = 1\nblock_for = ¶\"60s\"",
-            "block_for cannot be set with action = \"limit\", which drops only what is too much",
+            "block_for cannot be set with action = \"limit\", which drops only the excess",
         ),
         ("limit = 1\n¶rate = 5", "unknown key \"rate\""),
     ] {
@@ -669,7 +669,7 @@ fn allow() {
         ),
         (
             "[¶\"any\"]",
-            "allow is \"any\", which is no prefix; write an address",
+            "allow is \"any\", which is not a prefix; write an address",
         ),
         ("[¶\"10.0.0.1/8\"]", "write 10.0.0.0/8 for the prefix"),
         ("[¶\"::ffff:10.0.0.1\"]", "in IPv6 notation; write 10.0.0.1"),
@@ -699,7 +699,7 @@ fn allow() {
     not_warned(&both(&format!("[{v4}, {v6}]")));
     warned(
         &both(&format!("¶[{v4}]")),
-        &["allow has no IPv6 prefix, so nobody reaches its IPv6 VIPs; add one, or remove"],
+        &["allow has no IPv6 prefix, so no client reaches its IPv6 VIPs; add one, or remove"],
     );
     // Both: the prefix is of no use, and nobody reaches the VIP.
     let warnings = parse(&with(&format!("[{v6}]"))).expect("valid").warnings;
@@ -742,20 +742,20 @@ fn faults_of_a_blocklist() {
     for (text, expected) in [
         (
             "192.0.2.1\n  # ok\n  example.com # no\n",
-            "list.txt:3:3: \"example.com\" is no prefix; write an address, or an address and a length",
+            "list.txt:3:3: \"example.com\" is not a prefix; write an address, or an address and a length",
         ),
         (
             "198.51.100.7/24",
             "list.txt:1:1: \"198.51.100.7/24\" has bits set beyond its length; write 198.51.100.0/24 for \
              the prefix, or 198.51.100.7",
         ),
-        ("\n10.0.0.0/33", "list.txt:2:1: \"10.0.0.0/33\" has a length that is no number from 0 to 32; write 10.0.0.0 for"),
+        ("\n10.0.0.0/33", "list.txt:2:1: \"10.0.0.0/33\" has a length that is not a number from 0 to 32; write 10.0.0.0 for"),
         ("::ffff:192.0.2.1", "is IPv4 in IPv6 notation; write 192.0.2.1"),
-        ("192.0.2.1 192.0.2.2", "list.txt:1:1: \"192.0.2.1 192.0.2.2\" is no prefix"),
-        ("192.0.2.1,", "is no prefix"),
-        ("192.0.2.1 ; why", "is no prefix"),
-        ("\u{a0}\u{a0}x", "list.txt:1:3: \"x\" is no prefix"),
-        ("\u{1b}[2J", "list.txt:1:1: \"\\u{1b}[2J\" is no prefix"),
+        ("192.0.2.1 192.0.2.2", "list.txt:1:1: \"192.0.2.1 192.0.2.2\" is not a prefix"),
+        ("192.0.2.1,", "is not a prefix"),
+        ("192.0.2.1 ; why", "is not a prefix"),
+        ("\u{a0}\u{a0}x", "list.txt:1:3: \"x\" is not a prefix"),
+        ("\u{1b}[2J", "list.txt:1:1: \"\\u{1b}[2J\" is not a prefix"),
     ] {
         let [ref fault] = faults(text)[..] else {
             panic!("{:#?}", faults(text))
@@ -778,10 +778,10 @@ fn faults_of_a_blocklist() {
     );
     assert_eq!(
         found[10],
-        "list.txt:22:1: this line and 989 after it are no prefixes either; correct them likewise"
+        "list.txt:22:1: this line and 989 after it are not prefixes either; correct them too"
     );
     let eleven = faults(&"bad\n".repeat(11));
-    assert!(eleven[10].starts_with("list.txt:11:1: \"bad\" is no prefix"));
+    assert!(eleven[10].starts_with("list.txt:11:1: \"bad\" is not a prefix"));
 }
 
 #[test]
@@ -837,7 +837,7 @@ fn files_of_blocklists() {
         .to_string();
     let lines: Vec<&str> = error.lines().collect();
     let expected = [
-        ("a:2:1: ", "\"localhost\" is no prefix; write"),
+        ("a:2:1: ", "\"localhost\" is not a prefix; write"),
         (
             "lb.toml:4:20: firewall: blocklists names ",
             "/none: No such file or directory (os error 2); create it, or take it out of this list",
