@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use libbpf_cargo::SkeletonBuilder;
 use xdplb_requirements::{clang, clang_arguments, INSTALL};
 
-/// What is compiled, and the skeletons that come of it.
+/// The BPF programs, with the skeletons made of them.
 const SOURCES: [(&str, &str); 2] = [
     ("bpf/xdp_lb.bpf.c", "xdp_lb.skel.rs"),
     ("bpf/xdp_decap.bpf.c", "xdp_decap.skel.rs"),

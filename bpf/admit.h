@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * admit.h - what a packet to a VIP has to pass before anything else becomes of it: the firewall,
- * the service's own prefixes, its source's limits.
+ * admit.h - the checks that a packet to a VIP has to pass first: the firewall, the service's own
+ * prefixes, its source's limits.
  *
  * Owns when each of them is asked. A connection remembers the rules that let it in, and is judged
  * again only when they have changed; limits count every packet.

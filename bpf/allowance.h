@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * allowance.h - so many a second and no more, on each CPU by itself.
+ * allowance.h - a limit of so many events a second, kept by each CPU for itself.
  */
 #ifndef XDPLB_ALLOWANCE_H
 #define XDPLB_ALLOWANCE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * answer.h - what goes back to a packet's sender in place of the packet: ICMP errors, TCP resets,
- * echo replies.
+ * answer.h - the answers that go back to a packet's sender in place of the packet: ICMP errors, TCP
+ * resets, echo replies.
  *
  * Owns when there may be an answer (RFC 1122, section 3.2.2; RFC 4443, section 2.4; RFC 9293,
  * section 3.5.2) and how many in a second. Off the established path: clear before fast.
@@ -206,7 +206,7 @@ static __noinline int send_reset(struct xdp_md *ctx, const struct facts *f)
 	at[1] = seq;
 	at[2] = ack;
 	at[3] = 0x50 | flags << 8;
-	/* A mapped IPv4 address sums to what it sums to without its prefix. */
+	/* A mapped IPv4 address has the same sum as without its prefix. */
 	sum = sum_address(flow->saddr) + sum_address(flow->daddr) + bpf_htons(IPPROTO_TCP) +
 	      bpf_htons(sizeof(*tcp));
 	at[4] = (__u16)~csum_fold(sum + at[0] + at[1] + at[2] + at[3]);

@@ -3,7 +3,8 @@
  * conclude.h - the end of a packet that is not balanced: an answer to its sender, the host's stack,
  * or nothing.
  *
- * Owns what may be left to the stack: not what the stack would send back by the way it came.
+ * Owns which packets may be left to the stack: none that the stack would send back the way they
+ * came.
  */
 #ifndef XDPLB_CONCLUDE_H
 #define XDPLB_CONCLUDE_H

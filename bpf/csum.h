@@ -2,8 +2,8 @@
 /*
  * csum.h - the Internet checksum (RFC 1071), updated incrementally (RFC 1624, equation 3).
  *
- * A change of header fields is a delta: the sum of the complements of what goes and of
- * what comes. It is computed once for a connection and added to each packet's checksum.
+ * A change of header fields is a delta: the sum of the complements of the old words and of
+ * the new words. It is computed once for a connection and added to each packet's checksum.
  * Sums are in the byte order of the packet; the algorithm does not care (RFC 1071, 2.B).
  */
 #ifndef XDPLB_CSUM_H

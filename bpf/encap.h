@@ -22,7 +22,7 @@
 #define GUE_FIRST_PORT 0xc000
 #define GUE_PORT_SHIFT 18
 
-/* What the outer headers take from the inner packet. */
+/* The fields of the outer headers that come from the inner packet. */
 struct inner {
 	__u32 protocol; /* IPPROTO_IPIP or IPPROTO_IPV6 */
 	__u32 tos;	/* DSCP and ECN */
@@ -30,7 +30,7 @@ struct inner {
 	__u32 sum;	/* of all of it, RFC 1071; 0: not known */
 };
 
-/* What they take from the backend and the flow. */
+/* Those that come from the backend and the flow. */
 struct tunnel {
 	const struct backend *backend;
 	__be32 saddr_last; /* the outer source's last word */
@@ -228,7 +228,7 @@ static __always_inline int encapsulate(struct xdp_md *ctx, struct packet *p,
 			return REASON_BAD_HEADER;
 		*(__u64 *)(p->data + 2 * ETH_ALEN) = *(__u64 *)moved;
 	}
-	/* The inner header is long enough for what is asked beyond the outer one. */
+	/* The inner header is long enough for the bytes that are checked beyond the outer one. */
 	if (b->family == 4) {
 		if (outer + sizeof(struct iphdr) + sizeof(struct udphdr) > p->end)
 			return REASON_BAD_HEADER;

@@ -142,7 +142,7 @@ __noinline int find_verdict(void)
 			m->rule = DEFAULT_RULE;
 	}
 	rule = m->rule;
-	/* Who denies the rest does not mean what a connection cannot do without. */
+	/* A default of "deny" is not meant for packets that connections depend on. */
 	if (f->spared && rule == (DEFAULT_RULE | RULE_DENIES))
 		return GO_ON;
 	count_hit(rule, f->length);

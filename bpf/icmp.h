@@ -3,8 +3,8 @@
  * icmp.h - ICMP and ICMPv6 for a VIP, or about a packet of one of its connections: ping is
  * answered, errors go with the connection that they quote.
  *
- * Owns the translation of quoted headers: an error is of use only to the end that sent what it
- * quotes, as that end knows it.
+ * Owns the translation of quoted headers: an error is of use only to the end that sent the
+ * quoted packet, with the addresses that this end knows.
  */
 #ifndef XDPLB_ICMP_H
 #define XDPLB_ICMP_H
@@ -242,8 +242,8 @@ static __noinline int translate_l4(struct xdp_md *ctx, struct work *w, const str
 }
 
 /*
- * An error about a packet that we had translated: its headers, and those of what it quotes, become
- * what the other side knows. The outer source stays a router's own only where the receiver
+ * An error about a packet that we had translated: its headers, and those of the quoted packet,
+ * become what the other side knows. The outer source stays a router's own only where the receiver
  * knows its clients' addresses (nat, towards the backend).
  */
 static __noinline int translate_error(struct xdp_md *ctx, struct work *w, const struct quoted *q)
@@ -320,7 +320,7 @@ static __noinline int handle_error(struct xdp_md *ctx, struct work *w)
 	if (reason == GO_ON)
 		reason = find_quoted(w, &w->quoted);
 	if (reason != GO_ON)
-		/* Whoever is not asked for it has it; the host may have talked as the VIP. */
+		/* Left to the host's stack, which may have sent the quoted packet as the VIP. */
 		return refuse(w, reason);
 	/* A backend's error is for its client, or for an address of ours. Path MTU discovery has to
 	 * work behind default = "deny". */

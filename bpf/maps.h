@@ -120,7 +120,7 @@ struct {
 	__type(value, struct claim6);
 } nat_ports6 SEC(".maps");
 
-/* Who may send to a VIP: a source's longest prefix leads to the rules that may match it. */
+/* The firewall's trie: a source's longest prefix leads to the rules that may match it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * nat.h - the 5-tuple that a new connection leaves with: which source address and port
- * make its replies come back under a key that no other live connection has.
+ * nat.h - the 5-tuple that a new connection leaves with: a source address and port whose replies
+ * come back under a key that no other live connection has.
  */
 #ifndef XDPLB_NAT_H
 #define XDPLB_NAT_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * packet.h - what is known of the packet in hand, and the two ways a stage ends.
+ * packet.h - the facts about the packet in hand, and the two ways a stage ends.
  *
  * Owns `struct packet`, which parsing fills and the later stages read, and the
  * convention: a stage returns GO_ON, or the reason why the packet is not balanced.
@@ -29,7 +29,7 @@
 /* Below every enum reason. */
 #define GO_ON (-1)
 
-/* What parsing says of a packet that has no 5-tuple of its own: ICMP, or a later fragment. */
+/* The parsed facts of a packet that has no 5-tuple of its own: ICMP, or a later fragment. */
 #define IS_PORTLESS (-2)
 /* It has left, by the verdict in struct work. */
 #define IS_SENT (-3)
@@ -63,7 +63,7 @@ enum tcp_flag {
 	TCP_ACK = 0x10,
 };
 
-/* In two words: clang copies byte by byte what it does not know to be aligned. */
+/* In two words: clang copies memory byte by byte unless it knows it to be aligned. */
 static __always_inline void copy16(void *to, const void *from)
 {
 	((__u64 *)to)[0] = ((const __u64 *)from)[0];

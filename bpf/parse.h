@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * parse.h - from bytes to `struct packet` and the 5-tuple. Every length is checked here,
- * against the frame and against the other lengths; later stages trust what they get.
+ * against the frame and against the other lengths; later stages trust these checks.
  *
  * Owns the address filter too, since most packets are not ours and go no further.
  */
@@ -295,8 +295,8 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 			p->fragment_offset = fragment.offset;
 			p->kind = fragment.offset ? LATER_FRAGMENT : FIRST_FRAGMENT;
 		}
-		/* Whatever a later one's header says follows: only its first one's counts (RFC
-		 * 8200, section 4.5). */
+		/* The Next Header of a later fragment does not count, only that of the first
+		 * (RFC 8200, section 4.5). */
 		if (p->kind == LATER_FRAGMENT)
 			return IS_PORTLESS;
 	}

@@ -3,8 +3,9 @@
  * police.h - how many packets a source may send: the [[dos]] policies.
  *
  * Owns `dos_sources` and the token buckets in it. A source is an IPv4 address, or an IPv6 /64:
- * whoever has one address there has them all. No locks: what two CPUs do to a source at once may
- * count as one, and a source that two CPUs enter at once may begin anew.
+ * a host with one address there can use them all. No locks: packets that two CPUs count for a
+ * source at the same time may count as one, and a source that two CPUs enter at once may begin
+ * again.
  */
 #ifndef XDPLB_POLICE_H
 #define XDPLB_POLICE_H
@@ -53,7 +54,7 @@ static __always_inline int is_source(const struct dos_source *way, __u64 source,
 	return *(const __u64 *)way->source == source && *(const __u16 *)&way->family == kind;
 }
 
-/* What the source would gain if it were forgotten: the end of its block, or when it last sent too
+/* The gain of the source if it were forgotten: the end of its block, or when it last sent too
  * much if that is no longer ago than a second. */
 static __always_inline __u64 penalty_end(const struct dos_source *way, __u64 time,
 					 const struct settings *s)

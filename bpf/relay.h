@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * relay.h - a router between us and a backend says that a tunnel packet is too big for its next
- * link: the client is told, whose packet it was (RFC 2003, section 4; RFC 2473, section 8.1).
+ * link: the client whose packet it was is told (RFC 2003, section 4; RFC 2473, section 8.1).
  *
  * Owns reading what such an error quotes: our outer header, and as much of the client's packet
- * as the router gave. With less than the client's ports there is nobody to tell. Where several
+ * as the router gave. Without the client's ports in it, the client is not known. Where several
  * instances share the outer source's addresses, the error need not reach the one that has the
  * connection: any of them knows the backend by the flow's hash, as the one that sent it did.
  */
@@ -29,7 +29,7 @@ struct outer {
 	__be32 backend[4];
 } __attribute__((aligned(8)));
 
-/* What follows our outer header, from the frame's start; 0 if it is none of ours. */
+/* The end of our outer header, from the frame's start; 0 if it is none of ours. */
 static __always_inline __u32 behind_outer(const struct facts *f, void *data, void *end,
 					  struct outer *outer)
 {

@@ -63,7 +63,7 @@ static __noinline __u64 hash_flow(const struct flow6 *flow, __u32 by, __u64 seed
 	return xxh64(&input, sizeof(input), seed);
 }
 
-/* What varies a tunnel's outer header with the flow. */
+/* The hash by which a tunnel's outer header varies with the flow. */
 static __always_inline __u32 flow_entropy(const struct flow6 *flow)
 {
 	const struct settings *s = array_at(settings, 0);

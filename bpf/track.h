@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * track.h - what a packet does to its connection: makes one, moves its state, ends it.
+ * track.h - the effect of a packet on its connection: makes one, moves its state, ends it.
  *
  * Reached by the first packets of a connection, by TCP segments with SYN, FIN or RST,
- * when the entry is stale, and by whatever has no second direction. Clear before fast.
+ * when the entry is stale, and by packets of connections with one direction only. Clear before
+ * fast.
  */
 #ifndef XDPLB_TRACK_H
 #define XDPLB_TRACK_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * work.h - what the stages off the established path hand to each other: the packet's facts, and
- * the copies of entries that they work on. Too much for BPF's stack of 512 bytes.
+ * work.h - the data that the stages off the established path hand to each other: facts about the
+ * packet, and the copies of entries that they work on. Too much for BPF's stack of 512 bytes.
  */
 #ifndef XDPLB_WORK_H
 #define XDPLB_WORK_H

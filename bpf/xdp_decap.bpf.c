@@ -4,7 +4,7 @@
  *
  * Shares no map with the balancer. A packet's way, top to bottom:
  *
- *   parse      Ethernet, VLAN, the outer header: most packets are no tunnel's and end here
+ *   parse      Ethernet, VLAN, the outer header: most packets are not tunnelled and end here
  *   accept     for an address of ours, from a source that was given
  *   check      outer lengths and checksum, then the inner packet's
  *   congestion outer and inner ECN become one (RFC 6040)
@@ -93,7 +93,7 @@ struct ip6_fragment {
 	__be32 id;
 };
 
-/* What is known of the packet in hand. */
+/* The facts about the packet in hand. */
 struct tunnel {
 	void *data;
 	void *end;   /* of what XDP can reach */
@@ -168,7 +168,8 @@ static __always_inline int is_tunnel(struct tunnel *t, void *l4, __u32 length)
 	return udp->dest == gue_port;
 }
 
-/* For us, and from whom we take it. The lengths of both keys are not set yet. */
+/* Whether it is for this host, and from an accepted source. The lengths of both keys are not set
+ * yet. */
 static __always_inline int accept_addresses(const struct decap_prefix *to,
 					    struct decap_prefix *from)
 {

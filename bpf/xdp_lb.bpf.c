@@ -90,7 +90,7 @@ struct shared_enums {
 	enum backend_health backend_health;
 };
 
-/* Jiffies are the datapath's clock; this tells the user side what they mean. */
+/* Jiffies are the datapath's clock; this program lets the user side convert them to time. */
 SEC("syscall")
 int clock(struct clock_reading *reading)
 {

@@ -17,9 +17,9 @@
 #pragma clang diagnostic error "-Wpadded"
 
 /*
- * The reasons under which packets are counted, one entry a line, as in reasons.h: X(NAME, VERDICT, "sentence").
- * Every packet is counted under exactly one. First the kinds that lose their header, in
- * the order that decap_kind() in bpf/xdp_decap.bpf.c counts in; new ones go at the end.
+ * The reasons under which packets are counted, one entry a line, as in reasons.h: X(NAME, VERDICT,
+ * "sentence"). Every packet is counted under exactly one. First the kinds that lose their header,
+ * in the order that decap_kind() in bpf/xdp_decap.bpf.c counts in; new ones go at the end.
  */
 /* clang-format off */
 #define XDPLB_DECAP_REASONS(X) \
@@ -62,7 +62,8 @@ struct decap_address {
 	__be32 address[4];
 };
 
-/* `decap_sources`, an LPM trie: the balancers, from which tunnel packets are accepted. The value is unused. */
+/* `decap_sources`, an LPM trie: the balancers, from which tunnel packets are accepted. The value is
+ * unused. */
 struct decap_prefix {
 	__u32 length; /* bits of `address` from its start, family included: 32 to 160 */
 	struct decap_address address;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * xdp_lb.h - what the datapath and the user side share: the keys and values of
- * every map, and the enums and limits that both must agree on.
+ * xdp_lb.h - shared by the datapath and the user side: the keys and values of every
+ * map, and the enums and limits that both must agree on.
  *
  * The user side sees these types through the skeleton (BTF), so: fixed widths,
  * explicit padding, no unions, no bool, no bitfields; limits are enums, since a
@@ -44,7 +44,7 @@ enum xdplb_limit {
 	TICK_SHIFT = 20,	  /* policies' time: jiffies << TICK_SHIFT */
 };
 
-/* What is counted and limited apart. */
+/* The protocols that are counted and limited apart. */
 enum protocol_class {
 	CLASS_TCP,
 	CLASS_UDP,
@@ -61,7 +61,7 @@ enum reason {
 		NR_REASONS,
 };
 
-/* What a connection waits for. Indexes settings.timeout. */
+/* The state of a connection. Indexes settings.timeout. */
 enum conn_state {
 	CONN_OPENING,	  /* TCP: a SYN, no answer and ACK yet */
 	CONN_ESTABLISHED, /* TCP: both directions seen */
@@ -101,14 +101,14 @@ enum forward_mode {
 	FORWARD_GUE = 5,      /* in UDP, direct IP (GUE variant 1, draft-ietf-intarea-gue) */
 };
 
-/* What chooses the Maglev slot. */
+/* The part of the packet that chooses the Maglev slot. */
 enum hash_by {
 	HASH_5_TUPLE = 1,
 	HASH_SOURCE_IP = 2,
 	HASH_SOURCE_IP_PORT = 3,
 };
 
-/* What becomes of a packet for a VIP that cannot be balanced: settings.unknown_port,
+/* The fate of a packet for a VIP that cannot be balanced: settings.unknown_port,
  * service.no_backend. */
 enum refusal {
 	REFUSAL_PASS = 1, /* to the host's stack */
@@ -116,7 +116,7 @@ enum refusal {
 	REFUSAL_REJECT = 3, /* TCP: reset; UDP: ICMP port unreachable */
 };
 
-/* What becomes of a ping for a VIP. */
+/* The fate of a ping for a VIP. */
 enum echo {
 	ECHO_PASS = 1, /* to the host's stack: icmp_echo = false */
 	ECHO_ANSWER = 2,
@@ -137,7 +137,7 @@ enum backend_health {
 	HEALTH_NO_SOURCE = 4,  /* full-nat or a tunnel without an address of ours to send from */
 };
 
-/* What fw_rules[].kind says. */
+/* Values of fw_rules[].kind. */
 enum rule_kind {
 	RULE_FREE = 0,	    /* the id is */
 	RULE_OF_FILE = 1,   /* a [[firewall.rule]] */
@@ -150,7 +150,7 @@ enum rule_action {
 	RULE_DENY = 2,
 };
 
-/* What fw_rules[].protocol says beyond the numbers of protocols. */
+/* Values of fw_rules[].protocol beyond the numbers of protocols. */
 enum rule_protocol {
 	PROTOCOL_ANY = 256,
 	PROTOCOL_ICMP = 257, /* ICMP and ICMPv6 */
@@ -158,9 +158,9 @@ enum rule_protocol {
 
 /* New flows that are kept count of apart: `new_flows`, by element. */
 enum flow_kind {
-	FLOW_SYN,      /* TCP that begins with a SYN */
-	FLOW_TCP,      /* TCP that begins otherwise: among others what goes on after such a SYN */
-	FLOW_OTHER,    /* UDP */
+	FLOW_SYN,   /* TCP that begins with a SYN */
+	FLOW_TCP,   /* TCP that begins otherwise: among others, segments that follow such a SYN */
+	FLOW_OTHER, /* UDP */
 	FLOW_FRAGMENT, /* either, in fragments */
 	NR_FLOW_KINDS,
 };
@@ -309,9 +309,9 @@ struct flow6 {
 } __attribute__((aligned(8)));
 
 /*
- * What a packet of a connection needs, in both families. Each connection has two
- * entries, one for each direction under the key its packets carry; the entry's new
- * 5-tuple, turned round, is the key of the other.
+ * The part of an entry that every packet of a connection needs, in both families. Each connection
+ * has two entries, one for each direction under the key its packets carry; the entry's new 5-tuple,
+ * turned round, is the key of the other.
  */
 struct conn {
 	__u32 backend;	  /* index into `backends` */
@@ -410,7 +410,7 @@ struct allowance {
 };
 
 /*
- * Who holds a full-nat source address and port: `nat_ports`, `nat_ports6`, keyed by
+ * The holder of a full-nat source address and port: `nat_ports`, `nat_ports6`, keyed by
  * the flow of the replies. Never evicted, so that no two live connections share one.
  */
 struct claim4 {
@@ -433,7 +433,7 @@ struct exchange {
 	__u64 bytes_out;
 };
 
-/* What went to a backend and came back. `traffic`, per CPU, by backend id. */
+/* Packets, bytes and connections of a backend, both ways. `traffic`, per CPU, by backend id. */
 struct traffic {
 	struct exchange
 		by[NR_CLASSES]; /* enum protocol_class; errors about a connection are ICMP */
@@ -442,7 +442,7 @@ struct traffic {
 	__u64 unrecorded; /* packets that made no entry: too many new flows at once, or a reset */
 };
 
-/* What the user side adds up. `past`, by service id: of backends that are gone. `expired`, by
+/* Totals that the user side keeps. `past`, by service id: of backends that are gone. `expired`, by
  * backend id: connections that the sweep has ended. */
 struct expiries {
 	__u64 connections;
@@ -460,7 +460,7 @@ struct fw_prefix_key {
 };
 
 /*
- * What is known of the sources in a prefix: that a blocklist has it, or which rules may match. The
+ * The verdict on the sources in a prefix: a blocklist has it, or these rules may match. The
  * rules of all shorter prefixes are reached from there, so that one lookup finds everything.
  */
 struct fw_prefix {
@@ -490,7 +490,7 @@ struct fw_step {
 	__u16 source_last;
 };
 
-/* What the rules say, for people. `fw_rules`, by id: one that stays with a rule over reloads. */
+/* The rules as people read them. `fw_rules`, by id: one that stays with a rule over reloads. */
 struct fw_rule {
 	__u32 position; /* in the file, of its kind, counted from 0 */
 	__u32 prefixes; /* blocklists: how many it has */
@@ -526,7 +526,7 @@ struct allowed_key {
 struct dos_policy {
 	__u64 interval;	 /* between packets at the limit */
 	__u64 tolerance; /* burst * interval */
-	__u64 block_for; /* jiffies; 0: only what is too much is dropped */
+	__u64 block_for; /* jiffies; 0: only the excess is dropped */
 	__u32 limit;	 /* packets a second */
 	__u32 burst;
 	__u8 flags_mask; /* TCP flags that are looked at */
@@ -537,7 +537,7 @@ struct dos_policy {
 	char name[NAME_LENGTH];
 };
 
-/* What policies have done. `dos_hits`, per CPU, like `dos_policies`. */
+/* Counters of policies. `dos_hits`, per CPU, like `dos_policies`. */
 struct policy_hits {
 	__u64 dropped; /* packets */
 	__u64 blocked; /* how many times a source was */
@@ -562,7 +562,7 @@ struct dos_set {
 	struct dos_source ways[SOURCE_WAYS];
 };
 
-/* What the `clock` program writes: the two clocks read together. */
+/* Written by the `clock` program: the two clocks read together. */
 struct clock_reading {
 	__u64 jiffies;
 	__u64 monotonic; /* ns, CLOCK_MONOTONIC */

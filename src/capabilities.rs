@@ -3,7 +3,7 @@
 use caps::{CapSet, Capability, CapsHashSet};
 use log::debug;
 
-/// What loading, attaching and following neighbours need, and what for.
+/// The capabilities that loading, attaching and following neighbours need, each with its purpose.
 const NEEDED: [(Capability, &str); 3] = [
     (Capability::CAP_BPF, "to load the datapath"),
     (
@@ -43,7 +43,7 @@ pub fn check() -> Result<(), Missing> {
     Ok(())
 }
 
-/// Gives up what is not needed while running, for this thread and those it starts afterwards.
+/// Drops the capabilities that are not needed while running, for this thread and those it starts afterwards.
 pub fn drop_unneeded() {
     let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
     let keep: CapsHashSet = NEEDED

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::config::{Log, LogFormat};
 
-/// Installed once, since `log` takes a logger for ever; what is inside it may be replaced.
+/// Installed once, since `log` takes a logger for ever; its settings may be replaced.
 struct Logger(RwLock<env_logger::Logger>);
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();

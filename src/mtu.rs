@@ -34,15 +34,15 @@ pub struct Shortage {
     pub mtu: u32,
     /// The smallest MTU of all interfaces.
     pub smallest: u32,
-    /// What a packet of that size grows to.
+    /// The size of such a packet with its tunnel header.
     pub needed: u32,
     /// The largest TCP segment that still fits.
     pub segment: u32,
 }
 
-/// The interfaces whose MTU is below the smallest of `mtus` with the header of a way on top, each with
-/// what its longest header needs. Larger packets than the smallest MTU may come too, but whoever sends
-/// them finds out on the way what fits; these fit everywhere but here.
+/// The interfaces whose MTU is too small for a packet of the smallest of `mtus` plus the header of a way,
+/// each with the MTU that its longest header needs. Larger packets may come too, but path MTU discovery
+/// has told their senders about the smallest MTU; packets of that size fit everywhere but here.
 pub fn shortages<'a>(
     mtus: impl IntoIterator<Item = u32>,
     ways: impl IntoIterator<Item = Way<'a>>,

@@ -27,7 +27,7 @@ pub enum ParseError {
     Length {
         /// Bits of the address.
         most: u8,
-        /// What was perhaps meant.
+        /// A possible intention.
         address: IpAddr,
         /// Or something like this.
         network: Prefix,
@@ -43,7 +43,7 @@ pub enum ParseError {
     /// The address has bits that the length excludes.
     #[error("has bits set beyond its length; write {network} for the prefix, or {address} for the one address")]
     HostBits {
-        /// What was probably meant.
+        /// The likely intention.
         network: Prefix,
         /// Or this.
         address: IpAddr,
@@ -51,7 +51,7 @@ pub enum ParseError {
     /// IPv4-mapped (RFC 4291, section 2.5.5.2): no packet has such an address.
     #[error("is IPv4 in IPv6 notation; write {ipv4}")]
     Mapped {
-        /// What was probably meant.
+        /// The likely intention.
         ipv4: Prefix,
     },
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// What signals have asked for since the last time.
+/// The requests that signals have made since the last call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Asked {
     /// To stop.
@@ -52,7 +52,7 @@ impl Signals {
         self.0.as_fd()
     }
 
-    /// What has been asked for since the last call, without waiting.
+    /// The requests since the last call, without waiting.
     ///
     /// # Errors
     /// When the descriptor cannot be read.

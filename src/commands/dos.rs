@@ -1,5 +1,5 @@
-//! `xdplb dos`: the policies with what they have dropped, and the sources that they hold blocked;
-//! `xdplb dos unblock`: letting one of these go.
+//! `xdplb dos`: the policies with the packets that they have dropped, and the sources that are blocked;
+//! `xdplb dos unblock`: unblocks one of these.
 
 use std::io::Write;
 
@@ -136,7 +136,7 @@ struct Unblocked {
     protocols: Vec<String>,
 }
 
-/// Lets go of the source that has this address, for every protocol.
+/// Unblocks a source, for every protocol.
 ///
 /// # Errors
 /// When it is not blocked, no datapath is pinned there, or nothing can be printed.

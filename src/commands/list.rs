@@ -74,8 +74,8 @@ struct BackendRow {
     rate: Option<TrafficRate>,
 }
 
-/// Prints every service with its backends; with what goes through in a second if `rate` says for how
-/// long to measure.
+/// Prints every service with its backends; with rates a second, measured for as long as `rate` says, if it
+/// is given.
 ///
 /// # Errors
 /// When no datapath is pinned there, or nothing can be printed.

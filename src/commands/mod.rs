@@ -39,7 +39,7 @@ pub enum Error {
     Unwritable {
         /// The file, or its directory.
         path: std::path::PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The daemon gave no answer.

@@ -14,7 +14,7 @@ use crate::cli::Look;
 use crate::datapath::view::{Class, Exchange, Traffic};
 use crate::datapath::View;
 
-/// What a terminal does with a screen that is printed anew: to the top left, and nothing below.
+/// Clears a terminal before the screen is printed again: cursor to the top left, delete all below.
 const HOME: &str = "\x1b[H\x1b[J";
 
 /// All that is counted, per second.
@@ -71,7 +71,8 @@ pub(super) struct TrafficRate {
     unrecorded: f64,
 }
 
-/// What has been added in a time, per second. What counts less than before began anew meanwhile.
+/// Divides an increase by the seconds in which it happened. A counter that is lower than before was reset
+/// meanwhile and counts as no increase.
 #[derive(Clone, Copy)]
 struct Over(f64);
 
@@ -112,7 +113,7 @@ pub fn run(
 ) -> Result<(), Error> {
     let view = View::open(&look.pin_dir)?;
     let (stop, stopped) = mpsc::channel();
-    // Once the loop below has ended nobody listens any more, which is as well.
+    // Once the loop below has ended, signals are not read any more; the process ends then.
     ctrlc::set_handler(move || {
         let _ = stop.send(());
     })?;
@@ -143,7 +144,7 @@ pub fn run(
     }
 }
 
-/// What was added from `before` to `now`.
+/// The rates between two readings, `elapsed` apart.
 pub(super) fn between(before: &Stats, now: &Stats, elapsed: Duration) -> Rates {
     let over = Over(elapsed.as_secs_f64());
     let protocols = before.protocols.iter().zip(&now.protocols);

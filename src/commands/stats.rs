@@ -1,6 +1,6 @@
-//! `xdplb stats`: what has gone through, by protocol, by service and by backend.
+//! `xdplb stats`: packets, bytes and connections so far, by protocol, by service and by backend.
 //!
-//! Owns the adding up. What comes of it per second is [`super::rates`]'s.
+//! Owns the sums. Rates per second are [`super::rates`]'s.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -154,7 +154,7 @@ struct CountsRow {
     active: u64,
     inactive: u64,
     unrecorded: u64,
-    /// Those that there was anything of.
+    /// Only those with packets.
     protocols: BTreeMap<&'static str, ExchangeRow>,
 }
 

@@ -1,4 +1,4 @@
-//! How commands write what they print: addresses with ports, columns, JSON.
+//! The forms in which commands print: addresses with ports, columns, JSON.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -60,7 +60,7 @@ pub fn short(rate: f64) -> String {
     const UNITS: [&str; 5] = ["", "k", "M", "G", "T"];
     let mut scaled = rate;
     let mut unit = 0;
-    // What would be rounded to 1000 is of the next unit.
+    // A number that would be rounded to 1000 goes to the next unit.
     while scaled >= 999.5 && unit + 1 < UNITS.len() {
         scaled /= 1000.0;
         unit += 1;

@@ -47,7 +47,7 @@ pub fn read<'a>(
 ///
 /// # Errors
 ///
-/// [`Error::Blocklists`] with what is wrong in each of them.
+/// [`Error::Blocklists`] with the faults of each of them.
 pub fn load_all(lists: &[NamedFile], known: &Contents) -> Result<Contents, Error> {
     let mut contents = Contents::new();
     let mut errors = Vec::new();

@@ -1,4 +1,4 @@
-//! Rules that several tables share, and the small steps from what the file says to what it means.
+//! Rules that several tables share, and helpers that turn raw values into validated ones.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;

@@ -1,5 +1,5 @@
 //! A TOML document with positions: tables that know which of their keys were asked for. Knows nothing
-//! of what the keys mean.
+//! of the meaning of keys.
 
 use std::fmt;
 
@@ -24,10 +24,10 @@ impl<T: Copy> List<T> {
     }
 }
 
-/// A table that is being read. Every key is asked for once; [`Table::finish`] then reports those
-/// that nobody asked for.
+/// A table that is being read. Every key is asked for once; [`Table::finish`] then reports the
+/// others as unknown.
 pub(super) struct Table<'a> {
-    /// What messages call it, such as `service "web"`.
+    /// Its name in messages, such as `service "web"`.
     pub what: String,
     /// Where it starts.
     pub at: usize,
@@ -35,7 +35,7 @@ pub(super) struct Table<'a> {
     known: Vec<&'static str>,
 }
 
-/// What stands where a table belongs.
+/// The value at a key that should hold a table.
 enum Contents<'a> {
     Entries(&'a DeTable<'a>),
     Absent,
@@ -83,8 +83,8 @@ impl<'a> Table<'a> {
         self.one(key, value, report, &read)
     }
 
-    /// Likewise, and `default`, at the header, if there is none. `None` stands only for what is wrong
-    /// and reported.
+    /// Likewise, and `default`, at the header, if there is none. `None` stands only for a
+    /// value that is wrong and reported.
     pub fn or_default<T>(
         &mut self,
         key: &'static str,
@@ -273,7 +273,7 @@ impl<'a> Table<'a> {
         tables
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that were not asked for, as unknown.
     pub fn finish(self, report: &mut Report) {
         let Contents::Entries(entries) = &self.contents else {
             return;
@@ -337,7 +337,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// What a value is, for a message that it should be something else.
+/// The type of a value with its article, for messages: "a string".
 pub(super) fn kind(value: &DeValue) -> String {
     let kind = value.type_str();
     let article = if kind.starts_with(['a', 'i']) {

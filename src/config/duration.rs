@@ -17,8 +17,8 @@ pub fn parse(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number.checked_mul(*milliseconds)?))
 }
 
-/// Writes a duration in the largest unit that gives a whole number; what is shorter than a
-/// millisecond is cut off.
+/// Writes a duration in the largest unit that gives a whole number; fractions of a
+/// millisecond are cut off.
 pub fn format(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     if milliseconds == 0 {

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file or a blocklist, and where.
+//! Faults and warnings about a configuration file or a blocklist, with their places.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use super::place::{Lines, Place};
 pub struct Diagnostic {
     /// Where.
     pub place: Place,
-    /// What is wrong and what to do about it, in one line.
+    /// The fault and its remedy, in one line.
     pub message: String,
 }
 
@@ -31,9 +31,9 @@ pub enum Error {
     Read {
         /// The file as it was named.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
-        /// What to do about it.
+        /// The remedy.
         remedy: &'static str,
     },
     /// The file is no valid configuration, or no blocklist: at least one fault, in file order, shown one a line.

@@ -54,7 +54,7 @@ impl Keyword for LevelFilter {
     ];
 }
 
-/// `dos.action` by itself: what it needs stands under a key of its own.
+/// `dos.action` by itself; `dos.block_for` is a key of its own.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum OnExcess {
     Limit,

@@ -64,14 +64,14 @@ pub const TCP_FLAGS: [(&str, u8); 8] = [
     ("cwr", 0x80),
 ];
 
-/// What a file that validates gives.
+/// A file that has been read and validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    /// What to run.
+    /// The configuration.
     pub config: Config,
     /// The files of `firewall.blocklists`, in its order, with where the file names them.
     pub blocklists: Vec<NamedFile>,
-    /// What is allowed and probably not meant, in file order.
+    /// Settings that are allowed but probably not intended, in file order.
     pub warnings: Vec<Diagnostic>,
 }
 
@@ -142,7 +142,7 @@ pub struct Config {
     pub log: Log,
 }
 
-/// Where XDP attaches and what holds for all services.
+/// `[datapath]`: where XDP attaches, and settings for all services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Datapath {
     /// Names of the interfaces, at least one, no duplicates, in file order.
@@ -157,7 +157,7 @@ pub struct Datapath {
     pub addresses: Vec<IpAddr>,
     /// Seed of the flow hash and of the Maglev permutations.
     pub hash_seed: u64,
-    /// What a VIP does with a port that no service has.
+    /// The fate of packets to a VIP at a port that no service has.
     pub unknown_port: Refusal,
     /// Whether a ping for a VIP that has a usable backend is answered; otherwise the host's stack has
     /// every ping.
@@ -175,7 +175,7 @@ pub enum XdpMode {
     Generic,
 }
 
-/// What becomes of a packet for a VIP that cannot be balanced: `datapath.unknown_port`,
+/// The fate of a packet for a VIP that cannot be balanced: `datapath.unknown_port`,
 /// `service.no_backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -262,7 +262,7 @@ pub struct Timeouts {
     pub other: Duration,
 }
 
-/// What tunnels to backends have in their outer header.
+/// `[tunnel]`: the outer headers of tunnels to backends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tunnel {
     /// Outer source addresses, at most one of each family. None of a family: the first of
@@ -285,9 +285,9 @@ pub struct Service {
     pub ports: Vec<PortRange>,
     /// How packets reach the backend.
     pub forward: Forward,
-    /// What the Maglev slot is chosen by.
+    /// The part of the packet that chooses the Maglev slot.
     pub hash: HashBy,
-    /// What becomes of new connections while no backend can be chosen.
+    /// The fate of new connections while no backend can be chosen.
     pub no_backend: Refusal,
     /// What a backend's established connections do while it is not usable.
     pub on_down: OnDownByProtocol,
@@ -311,7 +311,7 @@ pub struct Backend {
     pub port: Option<u16>,
     /// 0..=1000, relative to the service's others; 0: no new connections. Without one in the file, 1.
     pub weight: u16,
-    /// What the operator wants of it.
+    /// The state that the operator has set.
     pub state: AdminState,
     /// Overrides the route's interface.
     pub interface: Option<String>,
@@ -419,8 +419,8 @@ pub enum Forward {
 }
 
 impl Forward {
-    /// Whether backends answer clients directly: what comes to them is the client's own packet, and
-    /// their replies do not come through us.
+    /// Whether backends answer clients directly (direct return): they get the client's own packet, and
+    /// their replies do not come through the balancer.
     pub const fn is_direct(self) -> bool {
         match self {
             Forward::Nat | Forward::FullNat => false,
@@ -469,7 +469,7 @@ pub enum HashBy {
 /// `[firewall]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Firewall {
-    /// What becomes of packets for a VIP that no rule matches.
+    /// The fate of packets for a VIP that no rule matches.
     pub default: RuleAction,
     /// Files of prefixes whose packets are denied before any rule is looked at; no duplicates, at most
     /// [`BLOCKLIST_LIMIT`]. As written: [`blocklist::locate`] says where they are. Serialised apart, by
@@ -485,7 +485,7 @@ pub struct Firewall {
 pub struct Rule {
     /// Unique, 1..=63 bytes. Without one in the file, `None`.
     pub name: Option<String>,
-    /// What becomes of packets that it matches.
+    /// The fate of packets that it matches.
     pub action: RuleAction,
     /// `None`: from anywhere, of either family.
     #[serde(serialize_with = "serialize::source")]
@@ -533,7 +533,7 @@ pub struct Policy {
     pub limit: u32,
     /// Packets above that at once, at least 1; without one in the file, `limit`.
     pub burst: u32,
-    /// What becomes of the excess.
+    /// The fate of packets above the limit.
     #[serde(flatten)]
     pub action: PolicyAction,
 }

@@ -18,7 +18,7 @@ use super::{
 /// `dos.block_for` without one in the file.
 const BLOCK_FOR: Duration = Duration::from_secs(60);
 
-/// Reports what is wrong with `[firewall]` and `[[dos]]`.
+/// Reports the faults of `[firewall]` and `[[dos]]`.
 pub(super) fn check(file: &raw::File, report: &mut Report) {
     if let Some(firewall) = &file.firewall {
         check_firewall(firewall, report);
@@ -75,7 +75,7 @@ fn check_rule_ports(rule: &raw::Rule, report: &mut Report) {
     }
 }
 
-/// Warns of a default that leaves no packet.
+/// Warns of a firewall that denies every packet.
 fn warn_of_nobody(firewall: &raw::Firewall, report: &mut Report) {
     let Some(At {
         value: RuleAction::Deny,

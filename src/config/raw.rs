@@ -66,7 +66,7 @@ pub(super) struct Tunnel {
 }
 
 pub(super) struct Service {
-    /// What messages call it: `service "web"`, or `service 2` while it has no name.
+    /// Its name in messages: `service "web"`, or `service 2` while it has no name.
     pub what: String,
     /// Where its header stands.
     pub at: usize,
@@ -85,7 +85,7 @@ pub(super) struct Service {
 }
 
 pub(super) struct Backend {
-    /// What messages call it: `service "web": backend "node5"`.
+    /// Its name in messages: `service "web": backend "node5"`.
     pub what: String,
     /// Where its header stands.
     pub at: usize,
@@ -107,7 +107,7 @@ pub(super) struct Firewall {
 
 /// The default where a condition is absent. `None`: wrong, and reported.
 pub(super) struct Rule {
-    /// What messages call it: `firewall: rule "no-lab"`, or `firewall: rule 2` without a name.
+    /// Its name in messages: `firewall: rule "no-lab"`, or `firewall: rule 2` without a name.
     pub what: String,
     /// Where its header stands.
     pub at: usize,
@@ -121,7 +121,7 @@ pub(super) struct Rule {
 }
 
 pub(super) struct Policy {
-    /// What messages call it: `dos "syn"`, or `dos 1` while it has no name.
+    /// Its name in messages: `dos "syn"`, or `dos 1` while it has no name.
     pub what: String,
     /// Where its header stands.
     pub at: usize,

@@ -1,7 +1,7 @@
 //! The rules between values, the defaults, and the way from what the file says to [`Config`].
 //!
-//! Every rule is looked at, whatever the others say; only what would follow from a value that is
-//! itself reported is left out.
+//! Every rule is checked, even where others have failed, so that all faults are reported at once; only
+//! faults that would follow from a value that is itself reported are left out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -37,7 +37,7 @@ pub(super) fn validate(file: raw::File, report: &mut Report) -> Config {
     build(file)
 }
 
-/// What the rules of one service need to know of the rest of the file.
+/// The parts of the file outside a service that its rules look at.
 struct Context<'a> {
     /// `None`: not known, since it is itself reported.
     interfaces: Option<HashSet<&'a str>>,
@@ -180,7 +180,7 @@ fn check_tunnel(tunnel: &raw::Tunnel, report: &mut Report) {
     }
 }
 
-/// `items` are what is counted, each with its weight and its place. The fault is at the limit if
+/// `items` are counted, each with its weight and its place. The fault is at the limit if
 /// the file gives one, else at the first item beyond it.
 fn check_limit(
     key: &str,
@@ -480,7 +480,7 @@ fn backends(service: &raw::Service) -> impl Iterator<Item = (IpAddr, bool)> + '_
     })
 }
 
-/// Warns of VIPs that nobody would answer.
+/// Warns of VIPs that have no usable backend.
 fn warn_of_idle(service: &raw::Service, report: &mut Report) {
     let what = &service.what;
     let fate = match given(service.no_backend, Refusal::Drop) {

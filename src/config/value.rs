@@ -1,6 +1,6 @@
-//! What a single value may be, whatever else the file says: its type, its form and its range.
+//! Single values: the type, form and range of each, apart from the rest of the file.
 //!
-//! Every function returns the value or what is wrong with it, worded so that it follows the key:
+//! Every function returns the value or its fault, worded so that it follows the key:
 //! "port" + "is 0; ports are 1 to 65535".
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -26,7 +26,7 @@ const INTERFACE_NAME_LIMIT: usize = 15;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
-/// What an address is for: decides which are refused, and what the message advises.
+/// The purpose of an address: decides which are refused, and the advice in the message.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Role {
     Vip,
@@ -79,7 +79,7 @@ pub(super) fn boolean(value: &DeValue) -> Result<bool, String> {
 }
 
 pub(super) fn hash_seed(value: &DeValue) -> Result<u64, String> {
-    // TOML has no integers above this, and neither has whatever else may edit the file.
+    // TOML has no integers above this, nor have other programs that may edit the file.
     integer(value, 0..=i64::MAX).map(i64::unsigned_abs)
 }
 
@@ -295,7 +295,7 @@ pub(super) fn rule_protocol(value: &DeValue) -> Result<RuleProtocol, String> {
     }
 }
 
-/// The flags that have to be set, as a mask and what is to be found there: a SYN without ACK unless ACK
+/// The flags that have to be set, as a mask and the value under it: a SYN without ACK unless ACK
 /// is named too, since "syn" means those that open connections.
 pub(super) fn tcp_flags(value: &DeValue) -> Result<(u8, u8), String> {
     let form = || {
@@ -352,7 +352,7 @@ pub(super) fn source(value: &DeValue) -> Result<Prefix, String> {
     Ok(prefix)
 }
 
-/// Addresses that packets may come from, whoever's they are.
+/// A prefix of source addresses, of any kind.
 pub(super) fn prefix(value: &DeValue) -> Result<Prefix, String> {
     parse_prefix(string(value, "\"198.51.100.0/24\"")?)
 }

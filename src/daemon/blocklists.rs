@@ -1,7 +1,7 @@
 //! The contents of `firewall.blocklists`, as the running instance has them.
 //!
-//! Owns what becomes of a list that cannot be used on a reload: a list is often made by another program,
-//! and whoever changes a service is not to be held up by it, nor left without the list.
+//! Owns the rule for a list that cannot be used on a reload: its previous contents stay in force. Lists are
+//! often made by another program, and a fault in one must not hold up a change to a service.
 
 use log::info;
 

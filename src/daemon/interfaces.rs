@@ -221,7 +221,7 @@ fn of_link(link: &Link, config: &Config, network: &Network) -> Interface {
         .filter(|(ifindex, _)| *ifindex == link.index)
         .map(|(_, address)| address)
         .collect();
-    // What goes to a VIP may come to another instance.
+    // VIPs last: a reply to one may arrive at another instance.
     own.sort_by_cached_key(is_vip);
     Interface {
         ifindex: link.index,

@@ -55,7 +55,7 @@ use writer::Setup;
 /// # Errors
 /// When it cannot start. Once it runs, faults are logged, and mended where they can be.
 pub fn run(file: &Path) -> Result<(), Error> {
-    // First of all: what is asked for during the start is done after it.
+    // First of all: a signal that comes during the start is acted on after it.
     let signals = Signals::install()?;
     let config::Loaded {
         config,

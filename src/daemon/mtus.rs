@@ -1,6 +1,7 @@
 //! Tells the operator of interfaces that are too narrow for the tunnels that leave by them.
 //!
-//! Owns what has been said already. What is too narrow is [`crate::mtu`]'s to decide.
+//! Owns the record of warnings given, so that none is repeated. [`crate::mtu`] decides which interfaces are
+//! too narrow.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::config::Family;
 use crate::mtu::{self, Way};
 use crate::state::Desired;
 
-/// The MTUs that were last seen, and what was said of them.
+/// The MTUs that were last seen, and the warnings given about them.
 #[derive(Default)]
 pub struct Mtus {
     /// By slot.

@@ -12,12 +12,12 @@ use super::in_force::Bindings;
 use crate::config::Timeouts;
 use crate::datapath::sweep::{StillBound, Sweeper};
 
-/// However short the timeouts, and however long.
+/// The shortest and the longest time between sweeps, for any timeouts.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A sweep takes at most this part of one CPU's time.
 const LARGEST_SHARE: u32 = 20;
 
-/// What the control loop tells the thread.
+/// A message from the control loop to the thread.
 enum Order {
     /// Sweep as these timeouts ask for.
     Timeouts(Timeouts),

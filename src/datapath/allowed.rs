@@ -1,4 +1,4 @@
-//! Writing `allowed_sources`: who may reach services that are not for everybody.
+//! Writing `allowed_sources`: the source prefixes that may reach services with an `allow`.
 //!
 //! Owns the order: prefixes are there before the service that asks for them, and go after it.
 
@@ -17,14 +17,14 @@ const BITS_BEFORE_ADDRESS: u32 = 32;
 
 type Key = [u8; size_of::<abi::allowed_key>()];
 
-/// The map, and what is known of it.
+/// The map, and its known contents.
 pub(super) struct Allowed {
     sources: MapHandle,
-    /// What the map holds, by service. `None`: that is not known.
+    /// The contents of the map, by service. `None`: not known.
     applied: Option<BTreeMap<u32, Vec<Prefix>>>,
-    /// What is to go once the services are written.
+    /// Prefixes to delete once the services are written.
     obsolete: Vec<u8>,
-    /// Whether what is let in has changed since it was last asked.
+    /// Whether the permitted sources have changed since this was last asked.
     changed: bool,
 }
 
@@ -38,7 +38,7 @@ impl Allowed {
         }
     }
 
-    /// Whether what is let in has changed since the last call.
+    /// Whether the permitted sources have changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -94,7 +94,7 @@ impl Allowed {
     }
 }
 
-/// The services that are not for everybody, in order of ids.
+/// The services that have an `allow`, in order of ids.
 fn restricted(desired: &Desired) -> impl Iterator<Item = (u32, &Vec<Prefix>)> {
     let services = desired.services.iter();
     services

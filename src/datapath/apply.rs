@@ -1,7 +1,7 @@
 //! Making the maps equal to a plan: compares with what they hold and writes the difference.
 //!
 //! Owns the order of the writes, so that a packet in between sees the old plan or the new, or a mixture
-//! that is as good: first what is pointed to, then what points to it; what goes, in reverse.
+//! that is as good: first the element that is pointed to, then the pointer; deletions in reverse.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::config::{
 };
 use crate::state::{self, filter, ById, Desired, Health, Service, NAT_POOL_LIMIT};
 
-/// What a file says that goes to the datapath as it is.
+/// Settings that go from the file to the datapath as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// `[timeouts]`
@@ -67,7 +67,7 @@ impl Datapath {
         former: Option<&Desired>,
     ) -> Result<(), Error> {
         self.write_settings(settings);
-        // What protects a service is there before the service.
+        // Rules and permitted sources are in place before the services that they protect.
         let (tables, totals) = (&mut self.tables, &mut self.totals);
         self.policies.write(
             &desired.policies,
@@ -128,7 +128,7 @@ impl Datapath {
             self.allowed.narrow(desired)?;
         }
         tables.narrow_filter(desired, longest(&settings.timeouts));
-        // Last: whoever is let in from here on is let in by the rules and prefixes that are there now.
+        // Last: sources that are permitted from here on are so by the rules and prefixes that are there now.
         tables.admit(desired.firewall.is_some(), self.allowed.take_changed());
         self.firewall
             .clear(desired.firewall.as_ref(), &self.tables.grace)
@@ -156,7 +156,7 @@ impl Datapath {
             timeout[state.0 as usize] = clock.jiffies_of(duration);
         }
         let shortest = timeout.iter().copied().min().unwrap_or(1);
-        // Written once what they stand for is in force.
+        // Written once the rules that they stand for are in force.
         let live = self.tables.settings.get(0).unwrap_or_default();
         let value = abi::settings {
             hash_seed: settings.hash_seed,
@@ -255,7 +255,7 @@ impl Tables {
     }
 
     /// Leaves the plan's addresses in the filter, and those of backends that are gone for as long as a
-    /// connection may wait for what they have still to say.
+    /// connection may wait for their last packets.
     fn narrow_filter(&mut self, desired: &Desired, remembered: Duration) {
         self.retired.retain(|_, gone| gone.elapsed() < remembered);
         let mut words = filter::words(self.retired.keys().copied());
@@ -460,7 +460,7 @@ impl Tables {
     }
 }
 
-/// What follows on an admission: another one, and never 0, which stands for no rules.
+/// The number of the next admission: another one, and never 0, which stands for no rules.
 fn next_admission(admission: u32) -> u32 {
     let step = 1 << abi::xdplb_limit::RULE_BITS.0;
     admission.wrapping_add(step).max(step)
@@ -480,7 +480,7 @@ fn new_flows(limits: &Limits, cpus: usize) -> u32 {
     (limits.connection_tables().opening / ENTRIES / SECONDS / cpus).max(LEAST)
 }
 
-/// How long an entry may go on without a packet, whatever its state.
+/// How long an entry may go on without a packet in any state.
 fn longest(timeouts: &Timeouts) -> Duration {
     timeouts.each().into_iter().max().unwrap_or_default()
 }

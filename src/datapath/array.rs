@@ -3,7 +3,7 @@
 //! Owns the mapping, and the order in which packets see writes to it.
 //!
 //! Elements are read and written as 64-bit words, each in one access: a packet on another CPU sees a word
-//! either before or after a change. So whatever must change together shares a word, and the datapath reads
+//! either before or after a change. So values that must change together share a word, and the datapath reads
 //! that word in one access too: a region's offset and size, a next hop's address and interface, the
 //! firewall's switch and the stamp of its rules.
 //!
@@ -11,19 +11,19 @@
 //! any order. There are three cases.
 //!
 //! - **A word says where others are**: a service's region, a backend's slice of `nat_pool`, a next hop's
-//!   interface, a slot's backend. [`Array::set`] stores with Release, so that whoever sees the word can
-//!   see all that was written before it. The reader needs no barrier: it computes the address of the second
+//!   interface, a slot's backend. [`Array::set`] stores with Release, so that a reader that sees the word
+//!   also sees all that was written before it. The reader needs no barrier: it computes the address of the second
 //!   load from the first, and every CPU that Linux runs on keeps such loads in order. (The Linux kernel's
 //!   own readers under RCU count on the same.)
 //! - **A map that is written by a system call says so**: a node of `fw_prefixes` names a level. The kernel
 //!   publishes the node with Release as well, after everything this thread has stored before the call.
 //! - **Neither**: the datapath tests a word and then reads something at an address of its own, as it does
 //!   with the stamp of the rules and `fw_prefixes`, or with the policies' bits and `dos_policies`. A test
-//!   does not hold the second load back. There the writer waits for a grace period between what is to be
-//!   seen and the word that lets it be seen: a packet that sees the word began after the wait had begun.
+//!   does not hold the second load back. There the writer waits for a grace period between the data and the
+//!   word that publishes it: a packet that sees the word began after the wait had begun.
 //!
-//! What a program here reads back is ordered likewise: [`Array::get`] ends with an Acquire fence, so that
-//! what is read after it is as new as it.
+//! Reading back is ordered likewise: [`Array::get`] ends with an Acquire fence, so that later reads are at
+//! least as new.
 
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
@@ -137,7 +137,7 @@ impl<T: Plain + Copy + Default> Array<T> {
     }
 
     /// Writes those words in which `after` differs from `before`, in order, and leaves the others to
-    /// whoever else writes them; true if there are any. Otherwise as [`Array::set`].
+    /// their other writers; true if there are any. Otherwise as [`Array::set`].
     pub fn replace(&mut self, index: u32, before: &T, after: &T) -> bool {
         match self.element(index).filter(|_| self.writable) {
             Some(words) => publish(words, words_of(before).zip(words_of(after))),
@@ -145,7 +145,7 @@ impl<T: Plain + Copy + Default> Array<T> {
         }
     }
 
-    /// Adds one to the element's first word, whoever else does so too. As [`Array::set`] beyond the end.
+    /// Adds one to the element's first word, atomically. As [`Array::set`] beyond the end.
     pub fn increment(&self, index: u32) {
         let first = self.element(index).and_then(<[AtomicU64]>::first);
         if let Some(word) = first.filter(|_| self.writable) {
@@ -228,7 +228,7 @@ mod tests {
         }
     }
 
-    /// What writing `after` over `before` stores, by word.
+    /// The words that writing `after` over `before` stores.
     fn stores<T: Plain>(before: &T, after: &T) -> Vec<(usize, u64)> {
         let stores = RefCell::default();
         let words: Vec<Recorded<'_>> = (0..size_of::<T>() / WORD)
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(stores(&after, &after), []);
     }
 
-    /// Whatever the datapath reads in one access lies in one word.
+    /// All that the datapath reads in one access lies in one word.
     #[test]
     fn what_is_read_as_one_is_one_word() {
         fn word(offset: usize, size: usize) -> Option<usize> {

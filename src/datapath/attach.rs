@@ -101,8 +101,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Follows a change of what the interface in slot `slot` has: MAC address, MTU, addresses. Its index
-    /// is what it was.
+    /// Follows a change of MAC address, MTU or addresses of the interface in slot `slot`. Its index has
+    /// not changed.
     pub fn update_interface(&mut self, slot: u16, interface: &Interface) {
         let tables = &mut self.tables;
         tables.interfaces.set(u32::from(slot), &interface.element());

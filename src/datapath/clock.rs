@@ -1,4 +1,4 @@
-//! The datapath's clock: what its jiffies mean in time.
+//! The datapath's clock: converts its jiffies to time.
 //!
 //! The datapath stamps entries with jiffies, since reading them costs nothing. How long one lasts is a choice
 //! of the kernel's build (CONFIG_HZ); it is the resolution of the coarse clocks, which the kernel tells.

@@ -1,6 +1,6 @@
 //! Reading the connection tables: entries as plain values.
 //!
-//! What the entries mean to a person is the commands' part; which are over is [`super::sweep`]'s.
+//! Commands put entries into words for people; [`super::sweep`] decides which are over.
 
 use std::net::IpAddr;
 

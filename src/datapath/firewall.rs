@@ -18,7 +18,7 @@ use crate::state::firewall::{self as state, Level, Node, Rule, Step};
 
 const NO_LEVEL: u32 = abi::xdplb_limit::NO_LEVEL.0;
 
-/// The firewall's maps, and what is known of their use.
+/// The firewall's maps, and their known contents.
 pub(super) struct FirewallMaps {
     prefixes: MapHandle,
     levels: Array<abi::fw_level>,
@@ -29,7 +29,7 @@ pub(super) struct FirewallMaps {
     released: bool,
     /// What the maps hold. `None`: that is not known.
     applied: Option<Option<Arc<state::Ruleset>>>,
-    /// Whether what is let in has changed since it was last asked.
+    /// Whether the rules have changed since this was last asked.
     changed: bool,
 }
 
@@ -59,7 +59,7 @@ impl FirewallMaps {
         })
     }
 
-    /// Whether what is let in has changed since the last call.
+    /// Whether the rules have changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
@@ -261,7 +261,7 @@ impl FirewallMaps {
         Ok(half)
     }
 
-    /// Says what each id stands for; one that stands for another rule than before begins to count anew.
+    /// Writes the description of each id; an id that now belongs to another rule counts from 0.
     fn describe(&mut self, firewall: &state::Ruleset) -> Result<(), Error> {
         for id in 0..self.rules.length() {
             let value = firewall
@@ -278,7 +278,7 @@ impl FirewallMaps {
     }
 }
 
-/// Whether two descriptions are of one rule, changed perhaps: it has kept its name, or else what it says.
+/// Whether two descriptions are of one rule, perhaps changed: it has kept its name or its conditions.
 fn same_rule(a: &abi::fw_rule, b: &abi::fw_rule) -> bool {
     let conditions = |rule: &abi::fw_rule| abi::fw_rule {
         position: 0,

@@ -65,7 +65,7 @@ pub(crate) fn attach(
     }
 }
 
-/// A link rather than a netlink attachment: it goes with the process, and nobody replaces it.
+/// A link rather than a netlink attachment: it ends with the process, and no other program can replace it.
 fn create_link(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Result<OwnedFd> {
     let options = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,

@@ -77,12 +77,12 @@ pub struct Datapath {
     /// Those that there could be, as the per-CPU maps count them.
     cpus: usize,
     clock: Clock,
-    /// What full-nat's source ports are drawn with.
+    /// The hash state by which full-nat draws source ports.
     nat_secret: u64,
     skeleton: XdpLbSkel<'static>,
 }
 
-/// The arrays that are written through memory, and what is known of their use.
+/// The arrays that are written through memory, and the state of their use.
 struct Tables {
     settings: Array<abi::settings>,
     filter: Array<abi::filter>,
@@ -100,7 +100,7 @@ struct Tables {
     retired: BTreeMap<IpAddr, Instant>,
 }
 
-// What the rest of the program goes by is what the datapath was compiled with.
+// The rest of the program has the same limits as the datapath was compiled with.
 const _: () = {
     use abi::xdplb_limit as limit;
     assert!(config::INTERFACE_LIMIT == limit::SLOT_LIMIT.0 as usize);
@@ -116,7 +116,7 @@ const _: () = {
 
 /// The sizes of the maps that `[limits]` sets, by name.
 fn sizes(limits: &Limits) -> [(&'static str, u32); 18] {
-    // An LRU map hands elements out to CPUs in batches: with fewer it evicts what it has just got.
+    // An LRU map hands elements out to CPUs in batches: with fewer it evicts entries that are just made.
     let tables = limits.connection_tables();
     let (entries, opening) = (tables.established.max(64), tables.opening.max(64));
     // A range of ports is at most 30 prefixes; the trie takes memory only as it is used.
@@ -154,7 +154,7 @@ impl Datapath {
     /// Creates the maps and loads the programs. Nothing is attached or pinned yet.
     ///
     /// # Errors
-    /// When the kernel refuses, with what it said.
+    /// When the kernel refuses, with its message.
     pub fn load(limits: &Limits) -> Result<Self, Error> {
         load::begin();
         // The skeleton borrows from its object for as long as it lives, which is as long as we do: a few

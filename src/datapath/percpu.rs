@@ -1,4 +1,4 @@
-//! Arrays with an element for each CPU: what they add up to, and beginning anew.
+//! Arrays with an element for each CPU: reading all of them, and setting them to zero.
 
 use std::io;
 

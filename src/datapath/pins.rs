@@ -1,7 +1,7 @@
 //! The pin directory: where `bpftool` and the other commands find the maps, and the lock that makes one
 //! directory one instance.
 //!
-//! Owns mounting the bpffs, the lock, and removing what a killed instance left.
+//! Owns mounting the bpffs, the lock, and removing the pins that a killed instance left.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,7 +15,7 @@ use nix::sys::statfs::{statfs, BPF_FS_MAGIC};
 
 use super::Error;
 
-/// What is pinned in a directory, and what the operator calls the directory.
+/// The maps that are pinned in a directory, and the setting by which the operator names the directory.
 #[derive(Debug, Clone, Copy)]
 pub struct Contents {
     /// Every map that is pinned, under its own name.
@@ -76,7 +76,7 @@ pub const NAMES: [&str; 37] = [
 pub struct PinDir {
     path: PathBuf,
     contents: Contents,
-    /// Let go by the kernel when the process ends, however it ends.
+    /// Released by the kernel when the process ends, even by a signal.
     _lock: Flock<fs::File>,
 }
 
@@ -89,8 +89,8 @@ impl PinDir {
         Self::open_for(path, BALANCER)
     }
 
-    /// Makes and locks the directory, mounting a bpffs if there is none, and removes what an instance
-    /// that was killed has left in it.
+    /// Makes and locks the directory, mounting a bpffs if there is none, and removes the pins that an
+    /// instance that was killed has left in it.
     ///
     /// # Errors
     /// When another instance has it, it is not on a bpffs, or it cannot be made.

@@ -38,7 +38,7 @@ impl Policies {
     }
 
     /// Puts the policies in force. One that has changed is out of force for a moment, so that no packet is
-    /// judged by half of it, and whom it held blocked is free.
+    /// judged by half of it, and the sources blocked by it are released.
     pub(super) fn write(
         &mut self,
         desired: &BTreeMap<(PolicyProtocol, u8), Policy>,
@@ -191,7 +191,7 @@ mod tests {
         let jiffy = 1 << abi::xdplb_limit::TICK_SHIFT.0;
         for limit in [1, 100, 250, 300, 2000, 1_000_000] {
             let value = policy(limit, 1, PolicyAction::Limit);
-            // Of what was not let through by the end of a jiffy nothing is left to the next.
+            // Packets that were permitted in a jiffy and not used are not carried over to the next.
             assert!(value.tolerance >= jiffy + value.interval, "{limit}");
             assert!(value.tolerance < jiffy + 2 * value.interval, "{limit}");
         }

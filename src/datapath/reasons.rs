@@ -1,6 +1,6 @@
 //! Why a packet was not balanced: the list of `include/reasons.h`, for printing.
 
-/// What becomes of a packet that is not balanced.
+/// The verdict on a packet that is not balanced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Dropped.
@@ -16,7 +16,7 @@ pub enum Verdict {
 pub struct Reason {
     /// As commands print it.
     pub name: &'static str,
-    /// What becomes of the packet.
+    /// The verdict on the packet.
     pub verdict: Verdict,
     /// A sentence of explanation.
     pub text: &'static str,

@@ -1,7 +1,7 @@
-//! The background sweep: takes entries out of the connection tables that nobody will look up again.
+//! The background sweep: deletes entries of the connection tables that no packet will look up again.
 //!
-//! The datapath ends an entry when a packet finds it too old; what no packet finds is swept here, and
-//! with it the full-nat ports that no connection holds any more.
+//! The datapath ends an entry when a packet finds it too old; entries that no packet finds are swept here,
+//! and with them the full-nat ports that no connection holds any more.
 
 use std::collections::HashSet;
 
@@ -23,13 +23,13 @@ pub struct Sweeper {
     ends: Ends,
 }
 
-/// Where it is counted that a connection has ended without the datapath seeing it.
+/// The counter of connections that have ended without the datapath seeing it.
 struct Ends {
     backends: Array<abi::backend>,
     expired: Array<abi::expiries>,
 }
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
     /// Entries looked at; a connection has two, with direct return one.
@@ -38,7 +38,7 @@ pub struct Swept {
     pub expired: u64,
     /// Entries taken out because their service no longer has the port.
     pub unbound: u64,
-    /// Full-nat ports let go of.
+    /// Full-nat ports that were released.
     pub ports: u64,
 }
 
@@ -68,10 +68,10 @@ impl Datapath {
 }
 
 impl Sweeper {
-    /// Takes out what is too old, and what `still_bound` denies.
+    /// Deletes entries that are too old, and those that `still_bound` rejects.
     ///
     /// # Errors
-    /// When a table cannot be read; what was swept before that stays swept.
+    /// When a table cannot be read; entries deleted until then stay deleted.
     pub fn sweep(&self, still_bound: &StillBound<'_>) -> Result<Swept, Error> {
         let settings = self.settings()?;
         let Some(clock) = Clock::from_settings(&settings) else {
@@ -94,8 +94,8 @@ impl Sweeper {
         Ok(swept)
     }
 
-    /// Makes the CPUs let go of their copies of entries that are gone. Should that fail, they are let go
-    /// of a moment later: they age.
+    /// Makes the CPUs forget their copies of entries that are gone. Should that fail, the copies expire by
+    /// themselves a moment later.
     fn raise_epoch(&self) {
         let key = 0_u32.to_ne_bytes();
         let live = self.epoch.lookup(&key, MapFlags::ANY).ok().flatten();
@@ -225,7 +225,7 @@ impl Pass<'_> {
         None
     }
 
-    /// Lets go of ports that no connection holds. The datapath claims a port before it stores the
+    /// Releases ports that no connection holds. The datapath claims a port before it stores the
     /// connection: claims of the last seconds are too young to judge.
     fn release_claims<F: Family>(
         &self,

@@ -1,6 +1,6 @@
-//! What services and backends have had, over all changes: `traffic`, `past` and `expired`.
+//! The totals of services and backends, kept over all changes: `traffic`, `past` and `expired`.
 //!
-//! Owns what becomes of a backend's counts when it goes, so that its service's never fall.
+//! Owns the moving of a removed backend's counts to its service, whose totals so never fall.
 
 use libbpf_rs::{MapCore, MapHandle};
 
@@ -24,8 +24,8 @@ impl Totals {
         })
     }
 
-    /// A backend of `service` is gone: what it had stays with the service. Its connections are over: where
-    /// their clients go on, they are chosen anew, and count as opened again.
+    /// A backend of `service` is gone: its counts move to the service. Its connections are over: where
+    /// their clients go on, another backend is chosen, and they count as opened again.
     pub(super) fn retire_backend(&mut self, id: u32, service: u32) -> Result<(), Error> {
         let gone = sum(&self.traffic, id)?;
         if let Some(mut past) = self.past.get(service) {

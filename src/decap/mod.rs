@@ -51,9 +51,9 @@ pub enum Error {
     /// The system refused something basic.
     #[error("{action}: {source}")]
     System {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
@@ -61,7 +61,7 @@ pub enum Error {
 /// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// When it cannot start. Once it runs, what goes wrong is logged and mended where it can be.
+/// When it cannot start. Once it runs, faults are logged, and mended where they can be.
 pub fn run(options: &DecapOptions) -> Result<(), Error> {
     // First of all: a signal during the start is answered once the start is done, and leaves nothing.
     let signals = Signals::install()?;
@@ -173,7 +173,7 @@ impl Decap {
         if local != *self.program.local() {
             if let Err(error) = self.program.set_local(local) {
                 error!(
-                    "the host's addresses have changed, and the program could not follow: {error}"
+                    "the host's addresses have changed, but the maps could not be updated: {error}"
                 );
             }
         }
@@ -216,7 +216,7 @@ fn listed(sources: &[crate::prefix::Prefix]) -> String {
     texts.join(", ")
 }
 
-/// What was counted, in a line.
+/// The counters in one line.
 fn summary(counts: &[Count]) -> String {
     let of = |wanted: &dyn Fn(&Count) -> bool| {
         let parts: Vec<String> = counts

@@ -38,7 +38,7 @@ use skeleton::{XdpDecapSkel, XdpDecapSkelBuilder};
 /// The most prefixes that sources can be given as.
 pub const PREFIX_LIMIT: usize = decap_limit::DECAP_PREFIX_LIMIT.0 as usize;
 
-/// What is pinned.
+/// The maps that are pinned.
 pub const PINS: Contents = Contents {
     names: &[COUNTERS, "decap_sources", "decap_local"],
     setting: "--pin-dir",
@@ -63,7 +63,7 @@ fn bytes_of<T: plain::Plain>(value: &T) -> &[u8] {
 /// The value of the maps in which only the keys say something.
 const PRESENT: [u8; 4] = 1_u32.to_ne_bytes();
 
-/// What one reason has met.
+/// The packets counted under one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// Name, verdict and explanation.
@@ -72,7 +72,7 @@ pub struct Count {
     pub decapsulated: bool,
     /// How many packets.
     pub packets: u64,
-    /// Bytes of the inner packets, from their IP header on; 0 for what was not decapsulated.
+    /// Bytes of the inner packets, from their IP header on; 0 for packets that were not decapsulated.
     pub bytes: u64,
 }
 
@@ -90,7 +90,7 @@ impl Program {
     /// prefix from anywhere. Nothing is attached or pinned yet, and no address is local.
     ///
     /// # Errors
-    /// When the kernel refuses, with what it said.
+    /// When the kernel refuses, with its message.
     pub fn load(gue_port: u16, sources: &[Prefix]) -> Result<Self, Error> {
         load::begin();
         // The skeleton borrows from its object for as long as it lives, which is as long as we do.
@@ -126,7 +126,7 @@ impl Program {
         self.pins.insert(pins).pin_maps(self.skeleton.object_mut())
     }
 
-    /// Makes these the host's own addresses. What comes is added before what goes is taken out.
+    /// Replaces the host's own addresses: new ones are added before old ones are removed.
     ///
     /// # Errors
     /// When the map refuses, most likely because it is full. What was written so far holds.
@@ -166,7 +166,7 @@ impl Program {
         self.links.remove(name);
     }
 
-    /// What was counted since the load, in the order of the list.
+    /// The counters since the load, in the order of the list.
     ///
     /// # Errors
     /// When the counters cannot be read.
@@ -180,7 +180,7 @@ impl Program {
     }
 }
 
-/// What the program whose maps are pinned in `directory` has counted; `None` if none is.
+/// The counters of the program whose maps are pinned in `directory`; `None` if none are.
 ///
 /// # Errors
 /// When its counters cannot be read.

@@ -1,4 +1,4 @@
-//! What the program does with packets: the list of `include/decap.h`, for printing.
+//! The reasons under which packets are counted: the list of `include/decap.h`, for printing.
 
 use crate::datapath::reasons::{Reason, Verdict};
 

@@ -17,7 +17,7 @@ use super::netlink::{Answer, Request, RequestSocket};
 use super::Error;
 use crate::capabilities;
 
-/// What the thread is to do.
+/// An order to the thread.
 pub(super) enum Order {
     /// Ask these, and give the answers in their order.
     Ask(Vec<Request>),
@@ -25,7 +25,7 @@ pub(super) enum Order {
     Reread,
 }
 
-/// What came of it.
+/// Its result.
 pub(super) enum Report {
     Answers(Result<Vec<Answer>, Error>),
     Facts(Result<Facts, Error>),

@@ -1,4 +1,4 @@
-//! What the kernel has told us, as plain tables.
+//! The kernel's links, addresses and neighbours as plain tables.
 //!
 //! Owns the tables of links, own addresses and neighbours, and how an event changes them. Routes are
 //! not kept: an event about one only says which addresses it concerns. Knows no netlink message, no
@@ -116,7 +116,7 @@ impl Entry {
             .filter(|mac| self.state.is_valid() && mac.0 != [0; 6] && mac.0[0] & 1 == 0)
     }
 
-    /// Whether somebody else answers for the entry's truth, so that we must not probe it.
+    /// Whether the MAC address was set by the operator or by another program, so that we must not probe it.
     pub fn settled(&self) -> bool {
         self.owned || matches!(self.state, State::Permanent | State::NoArp)
     }
@@ -165,7 +165,7 @@ pub(super) struct LinkNews {
     pub mtu: Option<u32>,
 }
 
-/// What an event touched.
+/// The kind of facts that an event changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Touched {
     Nothing,
@@ -195,7 +195,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Takes in one event and says what it changed. Applying an event twice changes nothing the
+    /// Applies one event and says which kind of facts it changed. Applying an event twice changes nothing the
     /// second time, so a dump and the events around it may overlap.
     pub fn apply(&mut self, event: Event) -> Touched {
         match event {

@@ -8,8 +8,8 @@
 //! the changes: an event finds the targets that it may concern, and only those are looked up again.
 //!
 //! `netlink` talks to the kernel, `asker` waits for its answers on a thread, `facts` keeps what it
-//! said, `targets` knows whom a change concerns, `reach` decides how a target is reached, `probe` says
-//! whom to ask. Routes are not kept: the kernel is asked for the way to each target, so its rules,
+//! said, `targets` knows which targets a change concerns, `reach` decides how a target is reached,
+//! `probe` says which neighbour to ask. Routes are not kept: the kernel is asked for the way to each target, so its rules,
 //! metrics and multipath choices need no copy here.
 
 mod asker;
@@ -71,7 +71,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The longest [`Neighbours::next_deadline`] ahead.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What can fail in the conversation with the kernel. A target that cannot be reached is no error.
+/// Why netlink failed. A target that cannot be reached is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No netlink socket, or it could not subscribe.
@@ -80,15 +80,15 @@ pub enum Error {
     /// A request or its answer failed.
     #[error("netlink: cannot {what}: {source}")]
     Io {
-        /// What was being done.
+        /// The action that failed.
         what: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
     /// A request got no answer.
-    #[error("netlink: the kernel gave no answer within {waited:?} when told to {what}")]
+    #[error("netlink: the kernel did not answer within {waited:?}: cannot {what}")]
     Silent {
-        /// What was being done.
+        /// The action that failed.
         what: &'static str,
         /// How long the answer was waited for.
         waited: Duration,
@@ -100,7 +100,7 @@ pub enum Error {
     Ended,
 }
 
-/// What [`Neighbours::turn`] found.
+/// The result of [`Neighbours::turn`].
 #[derive(Debug, Default)]
 pub struct Turn {
     /// A link or one of [`Network::addresses`] has changed.
@@ -119,7 +119,7 @@ impl Turn {
     }
 }
 
-/// What is known of the network at a moment, as plain values. Cheap to clone and to hand to another
+/// The facts about the network at one moment, as plain values. Cheap to clone and to hand to another
 /// thread: the tables are shared until they change.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
@@ -145,7 +145,7 @@ impl Network {
         self.addresses.iter().copied()
     }
 
-    /// What a target resolves to. One that is not tracked does not resolve.
+    /// The resolution of a target. One that is not tracked does not resolve.
     pub fn resolve(&self, target: &Target) -> Resolution {
         match self.resolved.get(target) {
             Some(resolution) => resolution.clone(),
@@ -180,7 +180,7 @@ pub struct Work {
     pub most_requests: usize,
 }
 
-/// What is done with the event socket.
+/// The state of reading the event socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hearing {
     /// Events are taken in.
@@ -192,7 +192,7 @@ enum Hearing {
     Rereading,
 }
 
-/// What a request of the order under way was about.
+/// The subject of a request of the order under way.
 #[derive(Debug)]
 enum Question {
     Neighbour(Action),
@@ -325,7 +325,7 @@ impl Neighbours {
         self.give_order(now);
     }
 
-    /// What is known now. Later changes do not show in it.
+    /// The facts as they are now. Later changes do not show in it.
     pub fn network(&self) -> Network {
         Network {
             links: Arc::clone(&self.facts.links),
@@ -334,7 +334,7 @@ impl Neighbours {
         }
     }
 
-    /// What the kernel thinks of a target's next hop, for people to read. `None` for a target with
+    /// The state of a target's next hop in the kernel's table, for people to read. `None` for a target with
     /// no next hop, or whose MAC address is configured.
     pub fn state(&self, target: &Target) -> Option<State> {
         let path = self.targets.find(target)?.path.as_ref()?.as_ref().ok()?;
@@ -345,7 +345,7 @@ impl Neighbours {
         Some(entry.map_or(State::Incomplete, |entry| entry.state))
     }
 
-    /// Every address of this machine, whatever its interface, scope and state. A change by itself does
+    /// Every address of this machine, of any interface, scope and state. A change by itself does
     /// not make a [`Turn`] say so.
     pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.facts.local.iter().map(|&(_, address)| address)
@@ -455,7 +455,7 @@ impl Neighbours {
         }
     }
 
-    /// What a change of a link means for the ways and neighbours.
+    /// Marks the ways and neighbours that a change of a link concerns.
     fn follow_link(&mut self, ifindex: u32, former: Option<&Link>, now: Instant) {
         let link = self.facts.links.get(&ifindex);
         let names: BTreeSet<&String> = [former, link]
@@ -546,7 +546,7 @@ impl Neighbours {
             (Action::Confirm(hop), None) => {
                 self.probes.note_confirming(hop, &self.facts, now);
             }
-            // The kernel holds no valid entry to confirm, whatever we thought: ask from scratch.
+            // The kernel holds no valid entry to confirm: ask from scratch.
             (Action::Confirm(hop), Some(libc::ENOENT | libc::EINVAL)) => {
                 self.take_in(Event::NeighbourGone(hop), now);
             }
@@ -645,7 +645,7 @@ impl Neighbours {
         }
     }
 
-    /// What to ask the kernel about a target's way. `None` where there is nothing to ask.
+    /// The question to the kernel about a target's way. `None` where there is nothing to ask.
     fn question(&mut self, id: Id) -> Option<(IpAddr, Option<u32>)> {
         let target = &self.targets.get(id)?.target;
         match reach::lookup(&self.facts, target) {

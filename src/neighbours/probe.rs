@@ -28,7 +28,7 @@ const RATE: u32 = 2000;
 /// How far confirmations may run ahead of that for a moment.
 const BURST: Duration = Duration::from_millis(100);
 
-/// How long a unicast question may stay unanswered before everybody is asked.
+/// How long a unicast question may stay unanswered before it is asked by broadcast or multicast.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(200);
 
 /// How often an unknown next hop is asked for.
@@ -38,12 +38,12 @@ const SOLICIT: Duration = Duration::from_secs(1);
 /// then it takes no notice of being asked again; should its word be lost, it is asked after this.
 const KERNEL_TRIES: Duration = Duration::from_secs(4);
 
-/// How long the last known MAC address stays in force while nobody confirms it. Long enough for a
+/// How long the last known MAC address stays in force while it is not confirmed. Long enough for a
 /// lost question and its repetition a second later, so that one lost frame takes no backend down;
 /// short enough that a dead one is out before most health checks notice.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// What is due within this is due, so that few wake-ups serve many next hops.
+/// A question that is due within this time is asked now, so that few wake-ups serve many next hops.
 const SLACK: Duration = Duration::from_millis(10);
 
 /// Something to tell the kernel about a neighbour.
@@ -57,10 +57,10 @@ pub(super) enum Action {
     Forget(NextHop),
 }
 
-/// What is known of one next hop.
+/// The state of one next hop.
 #[derive(Debug)]
 struct Watch {
-    /// What frames are sent to now.
+    /// The MAC address that frames are sent to now.
     in_force: Option<MacAddress>,
     /// Since when the kernel has no valid entry. `None`: it has one.
     lost: Option<Instant>,
@@ -80,7 +80,7 @@ struct Watch {
     wake: Option<(Kind, Instant)>,
 }
 
-/// What a timer is for.
+/// The purpose of a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A known next hop is to be confirmed: not more than [`RATE`] in a second.
@@ -116,7 +116,7 @@ impl Probes {
         let entry = facts.neighbours.get(&hop);
         let in_force = entry.and_then(Entry::usable_mac);
         let phase = spread(self.added);
-        // What the kernel has confirmed lately can wait for its turn; all else is asked at once.
+        // A next hop that the kernel has confirmed lately can wait for its turn; others are asked at once.
         let next = if entry.is_some_and(|entry| entry.state == State::Reachable) {
             now + self.period_of_confirmations().mul_f64(phase)
         } else {
@@ -186,7 +186,8 @@ impl Probes {
         changed
     }
 
-    /// Asks anew for what is unknown on this interface: it has come up, or got an address to ask from.
+    /// Asks again for the unresolved next hops on this interface: it has come up, or got an address to ask
+    /// from.
     pub fn restart(&mut self, ifindex: u32, facts: &Facts, now: Instant) {
         let Ok(lowest) = "0.0.0.0".parse() else {
             return;
@@ -242,7 +243,7 @@ impl Probes {
         [urgent, routine].into_iter().flatten().min()
     }
 
-    /// What to do now, for at most `most` next hops: those that wait longest. To be called after the
+    /// The actions that are due now, for at most `most` next hops: those that wait longest. To be called after the
     /// tables have taken in what the kernel said so far. Adds the next hops whose MAC address is no
     /// longer in force to `lapsed`.
     pub fn advance(

@@ -13,12 +13,12 @@ use super::probe::Probes;
 use crate::config::MacAddress;
 use crate::prefix::Prefix;
 
-/// What has to be reached: a backend's address, with what its configuration overrides.
+/// An address to resolve: a backend's, with the overrides of its configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     /// The backend's address.
     pub address: IpAddr,
-    /// Look for it on this interface only, whatever the routes say.
+    /// Reach it over this interface only, even if the routes lead elsewhere.
     pub interface: Option<String>,
     /// Send to this address and ask no neighbour.
     pub mac: Option<MacAddress>,
@@ -33,7 +33,7 @@ pub enum Resolution {
         mac: MacAddress,
         /// The interface they leave by.
         ifindex: u32,
-        /// Whose MAC address that is: the gateway, or the target itself.
+        /// The host with that MAC address: the gateway, or the target itself.
         next_hop: IpAddr,
     },
     /// They cannot.
@@ -52,7 +52,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Whose MAC address is needed.
+    /// The next hop, whose MAC address is needed.
     pub fn hop(&self, target: &Target) -> NextHop {
         NextHop {
             ifindex: self.ifindex,
@@ -61,7 +61,7 @@ impl Path {
     }
 }
 
-/// What the kernel answered when asked for the route to an address.
+/// The kernel's answer to the question for the route to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RouteAnswer {
     /// The error that a packet would meet, as a positive errno.
@@ -96,7 +96,7 @@ impl Matched {
     }
 }
 
-/// What can be said of a target before the kernel is asked for its route.
+/// The path of a target as far as it is known before the kernel is asked for its route.
 pub(super) enum Lookup {
     /// Nothing left to ask.
     Known(Result<Path, String>),
@@ -146,7 +146,7 @@ pub(super) fn path(target: &Target, answer: &RouteAnswer) -> Result<Path, String
                 libc::ENETUNREACH | libc::ESRCH | libc::EAGAIN => no_route(),
                 libc::EHOSTUNREACH => format!("the route to {place} says unreachable"),
                 libc::EACCES => format!("the route to {place} says prohibit"),
-                // What a blackhole route of IPv4 answers.
+                // The error of an IPv4 blackhole route.
                 libc::EINVAL => format!("the route to {place} says blackhole"),
                 other => {
                     format!(
@@ -184,7 +184,7 @@ pub(super) fn path(target: &Target, answer: &RouteAnswer) -> Result<Path, String
     }
 }
 
-/// What a target resolves to, given its way and the MAC addresses in force.
+/// The resolution of a target, given its path and the MAC addresses in force.
 pub(super) fn resolve(
     facts: &Facts,
     probes: &Probes,
@@ -215,7 +215,7 @@ fn try_resolve(
     let hop = path.hop(target);
     let name = facts.link_name(hop.ifindex);
     match facts.links.get(&hop.ifindex) {
-        None => return Err(format!("{name}, the way to {}, is gone", target.address)),
+        None => return Err(format!("{name}, which leads to {}, does not exist any more", target.address)),
         Some(link) if !link.enabled => return Err(disabled(&name)),
         Some(link) if !link.up => {
             return Err(format!(
@@ -224,7 +224,7 @@ fn try_resolve(
         }
         Some(link) if !link.ethernet => {
             return Err(format!(
-                "{name}, the way to {}, is no Ethernet interface; route to the backend over one",
+                "{name}, which leads to {}, is not an Ethernet interface; route to the backend over one",
                 target.address
             ))
         }
@@ -476,7 +476,8 @@ mod tests {
             ethernet: false,
             ..link(1, "tun0")
         }));
-        assert!(reason(resolve(&facts, &probes, &t, Some(&way))).contains("no Ethernet"));
+        assert!(reason(resolve(&facts, &probes, &t, Some(&way)))
+            .contains("is not an Ethernet interface"));
         facts.apply(Event::LinkGone(1));
         assert!(reason(resolve(&facts, &probes, &t, Some(&way))).contains("gone"));
     }

@@ -18,9 +18,9 @@ pub(super) type Id = u64;
 /// Something that may concern targets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cause {
-    /// What is known of a next hop.
+    /// A change of the facts about a next hop.
     Hop(NextHop),
-    /// What is known of a link, and whether the ways over it are still the same.
+    /// A change of the facts about a link, and whether the ways over it are still the same.
     Link { ifindex: u32, reroutes: bool },
     /// A link of this name came, went or changed.
     Name(String),
@@ -41,7 +41,7 @@ pub(super) struct Tracked {
     round: u64,
 }
 
-/// What is still to be done of a [`Targets::track`].
+/// The remaining work of a [`Targets::track`].
 #[derive(Debug)]
 struct Incoming {
     wanted: btree_set::IntoIter<Target>,
@@ -293,7 +293,7 @@ impl Targets {
         }
     }
 
-    /// Something has happened; [`Self::spread`] finds whom it concerns. The same again before that costs
+    /// Something has happened; [`Self::spread`] finds the targets that it concerns. The same again before that costs
     /// nothing more.
     pub fn happened(&mut self, cause: Cause) {
         let concerns_any = match &cause {

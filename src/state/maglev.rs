@@ -31,7 +31,7 @@
 //! 40, 1.8 % with 180, 0.5 % with 200, 0.15 % with 5,000, and never seen above 4.2 %. That is the
 //! price of even shares, however weights are handled.
 //!
-//! The size of a table follows the backends that the file gives the service, whatever their state and
+//! The size of a table follows the backends that the file gives the service, of any state and
 //! weight, not those that can be chosen at the moment. Another size moves nearly everything: if it
 //! followed the backends' health, one of 23 that fails would move nearly every flow without an entry, and
 //! two instances of which one does not see a backend would agree on nothing. Only a file that takes the
@@ -89,7 +89,7 @@ pub struct Candidate {
     pub port: u16,
     /// Its share relative to the others; with 0 it does not take part.
     pub weight: u16,
-    /// What is written into its slots; decides nothing.
+    /// The id that is written into its slots; it has no part in the choice.
     pub id: u32,
 }
 
@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
     fn take(&mut self, slots: &mut [Option<u32>]) {
         let mut free = None;
         // Random slots find the last free one in so many steps more often than not. Whoever does not
-        // takes what is left: this bounds the time and concerns a slot or two of a table.
+        // takes one that is left: this bounds the time and concerns a slot or two of a table.
         for _ in 0..slots.len() {
             let at = (xxh64(&self.steps.to_le_bytes(), self.key) % slots.len() as u64) as usize;
             self.steps += 1;

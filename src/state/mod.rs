@@ -43,7 +43,7 @@ pub use replan::replan;
 /// Most addresses in the full-nat source pool, `NAT_POOL_LIMIT` of xdp_lb.h.
 pub const NAT_POOL_LIMIT: usize = 4096;
 
-/// What a plan needs to know of the world outside the file.
+/// The facts outside the file that a plan needs.
 pub struct World<'a> {
     /// The next hop towards a backend. `None`: unresolved.
     pub hop: &'a dyn Fn(&config::Backend) -> Option<Hop>,
@@ -103,9 +103,9 @@ pub struct Desired {
     pub filter: Box<filter::Words>,
     /// The seed of the tables, `datapath.hash_seed`.
     pub seed: u64,
-    /// The generation that the next new backend gets. Whoever rebuilds a plan from live maps has to
-    /// set it above every generation that a connection may still remember, those of backends that are
-    /// gone included.
+    /// The generation that the next new backend gets. A plan that is rebuilt from live maps has
+    /// to set it above every generation that a connection may still remember, those of removed backends
+    /// included.
     pub next_generation: u32,
     /// Services and backends left out because the only free ids are those that this plan has just
     /// freed. When this is above 0, a second plan, made once this one is in force, has them all.
@@ -123,9 +123,9 @@ pub struct Service {
     pub family: Family,
     /// How packets reach the backends.
     pub forward: Forward,
-    /// What the slot is chosen by.
+    /// The part of the packet that chooses the slot.
     pub hash: HashBy,
-    /// What becomes of new connections while the table is empty.
+    /// The fate of new connections while the table is empty.
     pub no_backend: Refusal,
     /// Source prefixes that may reach it; empty: all. Of either family: those of the other do not matter.
     pub allow: Vec<Prefix>,
@@ -151,13 +151,13 @@ pub struct Backend {
     pub weight: u16,
     /// That of its service.
     pub forward: Forward,
-    /// What the operator wants of it.
+    /// The state that the operator has set.
     pub state: AdminState,
-    /// What the world allows.
+    /// Whether it can be reached.
     pub health: Health,
     /// Where its frames go. `None`: unresolved.
     pub hop: Option<Hop>,
-    /// Which of those that have had this id it is. Never 0.
+    /// Tells it from earlier owners of this id. Never 0.
     pub generation: u32,
     /// Whether new connections may get it: the operator has not put it down, and its health is up. The
     /// established ones of one that is not wait for it or choose anew, by `on_down`; those of one that
@@ -171,7 +171,7 @@ pub struct Backend {
     pub outer: Option<Prefix>,
 }
 
-/// Whether a backend could be used, apart from what the operator wants.
+/// Whether a backend could be used, apart from the state that the operator has set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// It can.
@@ -182,10 +182,10 @@ pub enum Health {
     NoSource,
 }
 
-/// What becomes of a ping for a VIP, `enum echo` of xdp_lb.h.
+/// The fate of a ping for a VIP, `enum echo` of xdp_lb.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Echo {
-    /// To the host's stack, whatever the backends.
+    /// To the host's stack, regardless of the backends.
     Pass,
     /// Answered: a backend of the VIP can be chosen.
     Answer,
@@ -269,7 +269,7 @@ pub fn bindings_changed(previous: &Desired, next: &Desired) -> bool {
         .vips
         .iter()
         .any(|(vip, service)| service.is_some() && next.vips.get(vip) != Some(service));
-    // What is new in `next` may lie within a wider prefix that both have.
+    // A prefix that is new in `next` may lie within a wider one that both have.
     let taken_over = || {
         next.vips.iter().any(|(vip, service)| {
             let before = vip

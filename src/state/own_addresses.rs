@@ -56,7 +56,7 @@ impl SourceAddresses {
         self.pool.0.iter().map(|(_, _, address)| *address).collect()
     }
 
-    /// What a full-nat backend of that family behind the interface slot `slot` may be sent to from.
+    /// The source addresses for a full-nat backend of that family behind the interface slot `slot`.
     pub fn range(&self, family: Family, slot: u16) -> PoolSlice {
         let Range { start, end } = self.pool.nearest(family, slot);
         PoolSlice {
@@ -124,7 +124,7 @@ impl Addresses {
     }
 }
 
-/// Whether another machine could answer to this address of ours, wherever it is.
+/// Whether this address of ours can be reached from other machines.
 fn can_send_from(address: IpAddr) -> bool {
     let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     !(link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())

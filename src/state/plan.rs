@@ -17,7 +17,7 @@ use super::{
 };
 use crate::config::{self, Config};
 
-/// What the maps are to hold so that `config` is in force, given what they hold now.
+/// The desired contents of the maps under `config`, given the plan that is in force.
 ///
 /// A service keeps its id when one of its name and family was there before or else, being renamed, when
 /// it has a binding of one whose name is gone. A backend keeps its id and generation as long as service,

@@ -7,8 +7,7 @@ use crate::config::{Policy, PolicyProtocol, POLICY_LIMIT};
 
 /// The policies by protocol and slot. One of a name stays in its slot, and with it what its sources have
 /// used up and what it has counted. Others get a slot that was free before, or else, since there are few,
-/// one that has just become so: what its sources have used up of another limit is not held against them,
-/// which is [`crate::datapath`]'s part.
+/// one that has just become so; [`crate::datapath`] then resets the buckets of its sources.
 ///
 /// # Errors
 ///

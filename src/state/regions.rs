@@ -1,4 +1,4 @@
-//! Who owns which part of the flat array `maglev`.
+//! Allocates regions of the flat array `maglev` to services.
 //!
 //! Owns the allocation of regions, and keeping those apart that have been released but that a packet may
 //! still read. What the slots hold is [`super::maglev`]'s; writing them, and knowing when packets are
@@ -116,9 +116,8 @@ impl Regions {
 /// quarter more against gaps and for many changes at once, and room to write the two largest tables
 /// anew. Saturates at `u32::MAX`.
 ///
-/// What a service's table takes depends by steps on the number of backends that the file gives it; the most that all
-/// services can take together is found on the concave hull of these steps, whatever mix of sizes it
-/// comes from: of all lines `a + b * backends` that lie on or above every step, the lowest
+/// The size of a service's table depends by steps on the number of backends that the file gives it; the most that all
+/// services can take together is found on the concave hull of these steps, for any mix of sizes: of all lines `a + b * backends` that lie on or above every step, the lowest
 /// `a * limits.services + b * limits.backends`.
 pub fn capacity_for(limits: &Limits) -> u32 {
     let (services, backends) = (i128::from(limits.services), i128::from(limits.backends));

@@ -1,5 +1,5 @@
-//! What compiling BPF programs needs from the system: finding clang and its headers, the flags that all of
-//! ours are compiled with, and the words for what is missing.
+//! The requirements of compiling BPF programs: finding clang and its headers, the flags that all of our
+//! programs are compiled with, and messages about packages that are missing.
 
 use std::env;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! `xdplb check`: what would run, in words or as JSON. Reads the file and the blocklists that it names,
+//! `xdplb check`: the configuration with every default filled in, in words or as JSON. Reads the file and the blocklists that it names,
 //! and of the host only the interfaces' MTUs, so it needs no privileges.
 
 mod mtu;
@@ -16,7 +16,7 @@ use crate::state::firewall::Ruleset;
 use crate::state::{self, Desired, PlanError, World};
 use report::Report;
 
-/// Reads and validates `file` and prints what it would run.
+/// Reads and validates `file` and prints the configuration that would run.
 ///
 /// # Errors
 /// When the file or a blocklist is wrong, when it does not fit the tables, or nothing can be printed.

@@ -1,4 +1,4 @@
-//! What `xdplb check` prints: the configuration itself, and beside it what comes of it: memory, shares of
+//! The report of `xdplb check`: the configuration itself, and what follows from it: memory, shares of
 //! backends, lengths of blocklists, warnings. Serialised, it is the JSON.
 
 use std::path::Path;
@@ -54,7 +54,7 @@ pub(super) struct ConnectionMemory {
     pub ipv6_bytes: u64,
 }
 
-/// What `limits.firewall_rules` takes, whatever rules there are.
+/// The memory that `limits.firewall_rules` takes, with any number of rules.
 #[derive(Serialize)]
 pub(super) struct FirewallMemory {
     pub bytes: u64,

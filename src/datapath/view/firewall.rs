@@ -1,4 +1,4 @@
-//! The rules in force, with what each has decided.
+//! The rules in force, with the packets that each has decided.
 
 use super::View;
 use crate::config::{Family, PortRange, Prefix, RuleAction, RuleProtocol};
@@ -6,14 +6,14 @@ use crate::datapath::abi::{self, address_of, name_from, rule_kind, rule_protocol
 use crate::datapath::array::Array;
 use crate::datapath::{percpu, Error};
 
-/// What decides about packets to a VIP: a rule, a blocklist, or the default.
+/// A rule, a blocklist, or the default: each decides about packets to a VIP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Which of them, in the order in which they are asked.
     pub kind: RuleKind,
     /// The rule's name, or the blocklist's file. `None`: it has none.
     pub name: Option<String>,
-    /// What becomes of packets that it decides.
+    /// The fate of packets that it decides.
     pub action: RuleAction,
     /// `None`: from anywhere, or from where a blocklist says.
     pub source: Option<Prefix>,
@@ -29,7 +29,7 @@ pub struct Rule {
     pub bytes: u64,
 }
 
-/// What a [`Rule`] is of.
+/// The kind of a [`Rule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleKind {
     /// A file of `firewall.blocklists`: its place among them, and how many prefixes it has.

@@ -1,7 +1,7 @@
-//! Looking at a datapath through its pins, from another process: what commands print.
+//! Looking at a datapath through its pins, from another process, for the commands.
 //!
-//! Reads only, but for [`View::unblock`]. Everything comes from the maps, so that it is what packets meet,
-//! not what a file says.
+//! Reads only, but for [`View::unblock`]. Everything comes from the maps, and so shows the state that packets
+//! meet, not the file.
 
 mod firewall;
 mod police;
@@ -44,11 +44,11 @@ pub struct Service {
     pub name: String,
     /// How packets reach the backends.
     pub forward: Forward,
-    /// What the slot is chosen by.
+    /// The part of the packet that chooses the slot.
     pub hash: HashBy,
     /// The VIPs, each with its ports by protocol.
     pub vips: BTreeMap<IpAddr, BTreeMap<Protocol, Vec<PortRange>>>,
-    /// What backends have had that it no longer has.
+    /// The totals of backends that it no longer has.
     pub past: Traffic,
     /// By id.
     pub backends: BTreeMap<u32, Backend>,
@@ -65,11 +65,11 @@ pub struct Backend {
     pub port: Option<u16>,
     /// 0..=1000
     pub weight: u16,
-    /// What the operator wants of it.
+    /// The state that the operator has set.
     pub state: AdminState,
-    /// What the world allows: "up", "down", "unresolved", "no-source".
+    /// Whether it can be reached: "up", "down", "unresolved", "no-source".
     pub health: &'static str,
-    /// What went there and came back, since the id was given out.
+    /// Its totals, since the id was given out.
     pub traffic: Traffic,
 }
 

@@ -1,5 +1,5 @@
-//! The [[dos]] policies in force and the sources that they hold blocked; and letting one go, which is the
-//! only thing that a look at the maps may change.
+//! The `[[dos]]` policies in force and the sources that they have blocked; and unblocking one, which is the
+//! only change that a command may make to the maps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::prefix::source_of;
 /// Slots of each class.
 const SLOTS: u32 = abi::xdplb_limit::POLICY_LIMIT.0;
 
-/// A policy, with what it has done.
+/// A policy, with its counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// As in the file.
@@ -103,7 +103,7 @@ impl View {
         Ok(blocked)
     }
 
-    /// Lets go of a source, as [`source_of`] has it: its packets are counted again from the next one on.
+    /// Unblocks a source, as [`source_of`] has it: its packets are counted again from the next one on.
     /// Gives the protocols for which it was blocked.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What backends and services have had, summed over all CPUs.
+//! The totals of backends and services, summed over all CPUs.
 
 use std::ops::AddAssign;
 
@@ -7,7 +7,7 @@ use libbpf_rs::MapHandle;
 use crate::datapath::abi::{self, protocol_class};
 use crate::datapath::{totals, Error};
 
-/// What is counted apart.
+/// The protocols that are counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// TCP.
@@ -75,7 +75,7 @@ impl AddAssign for Exchange {
     }
 }
 
-/// What went to a backend, or to the backends of a service, and came back.
+/// The totals of a backend, or of all backends of a service, both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
     /// In the order of [`Class::ALL`].
@@ -126,7 +126,7 @@ impl From<abi::traffic> for Traffic {
     }
 }
 
-/// What the backend of that id has had, and those of its connections that the sweep has ended.
+/// The totals of the backend of that id, with its connections that the sweep has ended.
 pub(super) fn of_backend(
     traffic: &MapHandle,
     expired: Option<abi::expiries>,

@@ -41,7 +41,7 @@ pub(in crate::neighbours) enum Request {
     Route(IpAddr, Option<u32>),
 }
 
-/// What came back.
+/// The kernel's answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::neighbours) enum Answer {
     Done,
@@ -230,7 +230,7 @@ fn decode_neighbour(payload: &[u8]) -> Option<(NextHop, Entry)> {
     let (header, attributes) = payload.split_at_checked(12)?;
     let family = header[0];
     let flags = header[10];
-    // What we answer for on behalf of others is no neighbour.
+    // An address that this host answers for on behalf of others (proxy ARP, proxy ND) is not a neighbour.
     if flags & libc::NTF_PROXY != 0 {
         return None;
     }

@@ -34,7 +34,7 @@ pub(in crate::neighbours) struct EventSocket {
     buffer: Vec<u8>,
 }
 
-/// What one read of the event socket gave.
+/// The result of one read of the event socket.
 pub(in crate::neighbours) enum Heard {
     Events(Vec<Event>),
     /// Nothing more is waiting.
@@ -112,7 +112,7 @@ impl EventSocket {
                     .filter_map(|m| decode_event(m.kind, m.payload))
                     .collect(),
             )),
-            // Cut off: what it said is as lost as if it had not come.
+            // Cut off: its events are lost, as in an overrun.
             None => Ok(Heard::Overrun),
         }
     }
