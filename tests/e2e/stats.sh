@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # xdplb stats after traffic that is known: by protocol, service and backend, both ways; opened and
-# closed; totals that no reload takes from; --watch. And what the commands that look say where
+# closed; totals that no reload lowers; rates. And the messages of the commands that look, where
 # nothing runs.
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
@@ -116,7 +116,7 @@ check_equal "b2 begins with none" \
 	"$(stat_of '[.services[].backends[] | select(.name | startswith("b2")) | .packets_in] | add')" 0
 
 # ---- rates
-send ask "$CLIENT4" "$VIP4" 7 100 5 >"$WORK/sent4" &
+send ask "$CLIENT4" "$VIP4" 7 100 8 >"$WORK/sent4" &
 load=$!
 # watch NAME ARGUMENTS...: in the background; its pid is in WATCH. A shell starts what is in the
 # background with SIGINT ignored.
@@ -131,7 +131,13 @@ watch text --watch
 text=$WATCH
 watch json --watch=0.5 --json
 json=$WATCH
-sleep 3.4
+sleep 1
+# Ten datagrams in a tenth of a second, and as many back: of 50 bytes each.
+rates="$(look list --rate=2 --json | jq -c '.[] | select(.name == "echo") | .rate | [.packets_in, .packets_out, .bits_in] | map(round)')"
+check_contains "list --rate: packets and bits a second" "$rates" '^\[(9|10|11)[0-9],(9|10|11)[0-9],(3[6-9]|4[0-9])[0-9]{3}\]$'
+check_contains "list --rate: the table" "$(look list --rate=0.5)" \
+	'^ +-> [0-9.]+:7 +b[12] .* (9|10|11)[0-9](\.[0-9])? +(9|10|11)[0-9](\.[0-9])? +[34][0-9]\.[0-9]k +[34][0-9]\.[0-9]k$'
+sleep 1
 kill -s INT "$text"
 kill -s TERM "$json"
 status=0
@@ -162,7 +168,7 @@ says_so() {
 	check_equal "$name: $*: status 1" "$status" 1
 	check_contains "$name: $* says where" "$said" "^(error|xdplb): .*$where"
 }
-COMMANDS=(list conns drops firewall dos "dos unblock 198.51.100.7" stats "stats --watch")
+COMMANDS=(list "list --rate" conns drops firewall dos "dos unblock 198.51.100.7" stats "stats --watch")
 for command in "${COMMANDS[@]}"; do
 	# shellcheck disable=SC2086 # words
 	says_so "another pin directory" "$PIN_DIR-none" $command
