@@ -17,7 +17,7 @@
 #include "send.h"
 #include "track.h"
 
-/* What the later stages want to know, from `scratch`. */
+/* The facts that the later stages need, from `scratch`. */
 static __always_inline void recall_packet(struct xdp_md *ctx, const struct facts *f,
 					  struct packet *p)
 {

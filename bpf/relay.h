@@ -102,7 +102,7 @@ static __always_inline int parse_inner(struct facts *f, void *data, void *end, _
 	return may_be_balanced(f->flow.protocol) ? 0 : -1;
 }
 
-/* Takes off what is in front of the quoted packet, but for Ethernet's header and its tags. */
+/* Takes off the headers in front of the quoted packet, but for Ethernet's and its VLAN tags. */
 static __always_inline int expose_quoted(struct xdp_md *ctx, struct facts *f, __u32 start)
 {
 	__u32 tagged = (f->l3 - ETH_HLEN) & 15, before = start - f->l3;

@@ -104,7 +104,7 @@ static __noinline int store_connection(struct work *w)
 	int found;
 
 	make_twin(f, &w->own, &w->other, &w->other_flow);
-	/* What a former connection has left there would be found first. */
+	/* An entry that a former connection has left there would be found first. */
 	if (!table_remove(f->family, 1, &w->other_flow))
 		raise_epoch();
 	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))

@@ -45,10 +45,10 @@
 	X(FIREWALL, DROP, "denied by a [[firewall.rule]], or by firewall.default = \"deny\"") \
 	X(BLOCKLISTED, DROP, "from a source in one of firewall.blocklists") \
 	X(NOT_ALLOWED, DROP, "from a source that is not in the service's allow") \
-	X(RATE_LIMITED, DROP, "more from its source than the limit of a [[dos]] policy") \
-	X(SOURCE_BLOCKED, DROP, "from a source that a [[dos]] policy of action \"block\" holds blocked for its protocol") \
-	X(FLOODED, DROP, "the first of a new flow that had to go without an entry, and no source port of ours was free for it") \
-	X(UNRESOLVED, DROP, "of an established connection whose backend's next hop is not resolved at present; the log says why")
+	X(RATE_LIMITED, DROP, "above the limit that a [[dos]] policy sets for each source") \
+	X(SOURCE_BLOCKED, DROP, "from a source that a [[dos]] policy with action = \"block\" has blocked for this protocol") \
+	X(FLOODED, DROP, "the first packet of a new full-nat flow during a flood: it gets no entry, and no source port was free for it") \
+	X(UNRESOLVED, DROP, "for an established connection whose backend's next hop is not resolved at present; the log says why")
 /* clang-format on */
 
 #endif

@@ -52,16 +52,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Have the daemon read its file again; waits until it is in force, or refused
+    /// Have the daemon read its file again; wait until the file is in force or refused
     Reload {
-        /// The instance's run directory, datapath.run_dir
+        /// The run directory of the instance: its datapath.run_dir
         #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
         run_dir: PathBuf,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Services and backends, in the shape of `ipvsadm -Ln`
+    /// List services and backends, in the shape of `ipvsadm -Ln`
     List {
         /// Add the connections, packets and bytes of each backend since it was added
         #[arg(long)]

@@ -1,4 +1,4 @@
-//! `xdplb check` as it is run: its exit status and what it says of files that the configuration names.
+//! `xdplb check` as it is run: its exit status and its messages about files that the configuration names.
 //! None needs root.
 
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! What the program does that needs neither root nor a datapath: completions, manual pages, and the exit
-//! status of a command line or a file that is wrong.
+//! Commands that need neither root nor a datapath: completions, manual pages, and the exit status of a
+//! command line or a file that is wrong.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -1,5 +1,5 @@
-//! The compiled firewall: that looking a packet up as the datapath does gives what the rules say, which
-//! ids rules have, what is dropped as redundant, and what does not fit.
+//! The compiled firewall: that looking a packet up as the datapath does gives the verdict of the rules,
+//! which ids rules have, which prefixes are dropped as redundant, and rules that do not fit.
 
 #[path = "common/firewall.rs"]
 mod model;

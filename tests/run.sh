@@ -5,7 +5,7 @@
 #
 #   sudo tests/run.sh
 #
-# cargo runs as whoever called sudo, so that target/ stays theirs; what needs root (tests
+# cargo runs as the user who called sudo, so that target/ stays theirs; what needs root (tests
 # that load BPF, namespaces) runs as root.
 set -euo pipefail
 cd "$(dirname "$0")/.."

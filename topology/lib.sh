@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What every topology is built from: namespaces, links, addresses and the servers
+# The building blocks of every topology: namespaces, links, addresses and the servers
 # that stand in for clients and backends. Sourced, never run. Which hosts there are
 # and how they are wired belongs to router.sh and onearm.sh.
 #

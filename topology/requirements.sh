@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# What the demo and the tests need on a Debian machine, in one place, and how it gets
+# The packages that the demo and the tests need on a Debian machine, in one place, and how it gets
 # there. Sourced, never run. Rust itself is not installed from here: how somebody wants
 # it is their business; where it is missing that is said.
 #

@@ -18,7 +18,7 @@ pub enum Error {
     NoDaemon(PathBuf),
     /// The socket is not for us.
     #[error(
-        "may not open {}: be root, or the user that xdplb runs as (sudo xdplb …)",
+        "cannot open {}: run as root, or as the user that xdplb runs as (sudo xdplb …)",
         .0.display()
     )]
     Denied(PathBuf),
@@ -26,7 +26,7 @@ pub enum Error {
     #[error("xdplb ended before it answered; its log says why")]
     Ended,
     /// The answer is none that is known.
-    #[error("xdplb answered in a way that this version does not know ({error}): {answer}")]
+    #[error("this version of the command does not understand the answer of the daemon ({error}): {answer}")]
     Answer {
         /// What was said.
         answer: String,
@@ -41,7 +41,7 @@ pub enum Error {
     System {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
 }

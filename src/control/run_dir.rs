@@ -32,7 +32,7 @@ pub struct Error {
 /// nothing else is in it.
 pub struct RunDir {
     path: PathBuf,
-    /// Let go by the kernel when the process ends, however it ends.
+    /// Released by the kernel when the process ends, even by a signal.
     _lock: Flock<File>,
 }
 
@@ -131,7 +131,9 @@ fn check(path: &Path) -> Result<(), Error> {
         found => found.map_err(|error| refuse(error.to_string()))?,
     };
     if !found.is_dir() {
-        return Err(refuse("is no directory; remove it, or name another".into()));
+        return Err(refuse(
+            "is not a directory; remove it, or name another".into(),
+        ));
     }
     let user = geteuid().as_raw();
     if found.uid() != user {
@@ -292,9 +294,9 @@ mod tests {
 
         let link = place.join("link");
         symlink(&path, &link).expect("a link");
-        assert!(refused(&link).contains("is no directory"));
+        assert!(refused(&link).contains("is not a directory"));
         let file = place.join("file");
         fs::write(&file, "").expect("a file");
-        assert!(refused(&file).contains("is no directory"));
+        assert!(refused(&file).contains("is not a directory"));
     }
 }

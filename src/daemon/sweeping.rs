@@ -11,6 +11,7 @@ use log::{info, warn};
 use super::in_force::Bindings;
 use crate::config::Timeouts;
 use crate::datapath::sweep::{StillBound, Sweeper};
+use crate::number;
 
 /// The shortest and the longest time between sweeps, for any timeouts.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

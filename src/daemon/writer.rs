@@ -25,6 +25,7 @@ use crate::control::Answer;
 use crate::datapath::pins::PinDir;
 use crate::datapath::{Datapath, Settings};
 use crate::neighbours::{Network, Target};
+use crate::number;
 use crate::state::{self, Desired, OwnAddress, World};
 use crate::{capabilities, logging};
 
@@ -65,7 +66,7 @@ pub fn run(setup: Setup, orders: Receiver<Order>, outbox: &Outbox, stopping: &At
             Ok(())
         }
         Err(Error::Stopping) => {
-            info!("stopped before the start was done");
+            info!("stopped during the start");
             Ok(())
         }
         Err(error) => Err(error),
@@ -205,8 +206,8 @@ impl<'a> Writer<'a> {
             })?;
         blocklists::log_changes(&Contents::new(), &blocklists);
         info!(
-            "balancing {} services over {modes}; maps in {}",
-            config.services.len(),
+            "balancing {} over {modes}; maps in {}",
+            number::count(config.services.len() as u64, "service", "services"),
             config.datapath.pin_dir.display()
         );
         Ok(Writer {
@@ -261,7 +262,7 @@ impl<'a> Writer<'a> {
             .follow(&self.config, &self.network, &mut self.datapath);
         // What was written of it holds; the next change goes on from there.
         if let Err((error, _)) = self.put_in_force() {
-            error!("the network has changed, and the datapath could not follow: {error}");
+            error!("the network has changed, but the maps could not be updated: {error}");
         }
         self.faults.check(
             &self.config,
@@ -303,7 +304,8 @@ impl<'a> Writer<'a> {
         match self.try_reload(&mut warnings) {
             Ok(()) => {
                 let services = self.config.services.len();
-                info!("reloaded {}: {services} services", file.display());
+                let count = number::count(services as u64, "service", "services");
+                info!("reloaded {}: {count}", file.display());
                 Answer::InForce {
                     file,
                     services,
@@ -421,8 +423,8 @@ impl<'a> Writer<'a> {
         let due = warned.is_none_or(|warned| now - warned >= WARN_AGAIN);
         if count > self.exhausted.seen && due {
             warn!(
-                "full-nat found no free source port for {} packets: add addresses to datapath.addresses",
-                count - self.exhausted.seen
+                "full-nat found no free source port for {}: add addresses to datapath.addresses",
+                number::count(count - self.exhausted.seen, "packet", "packets")
             );
             self.exhausted = Watch {
                 seen: count,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use libbpf_rs::MapCore;
 
-/// What can go wrong between us and the kernel.
+/// Why the kernel or a map refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel did not take the programs or maps.
@@ -13,7 +13,7 @@ pub enum Error {
     Load {
         /// libbpf's error.
         source: libbpf_rs::Error,
-        /// What libbpf said meanwhile, and what may help; begins with a separator.
+        /// The messages of libbpf, and the remedy; begins with a separator.
         remedy: String,
     },
     /// A call on one map failed.
@@ -21,7 +21,7 @@ pub enum Error {
     Map {
         /// Its name.
         map: String,
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// Why it failed.
         source: io::Error,
@@ -74,7 +74,7 @@ pub enum Error {
         needed: usize,
         /// How many there may be.
         room: usize,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// All Maglev regions are taken.

@@ -27,7 +27,7 @@ pub(super) struct FirewallMaps {
     hits: MapHandle,
     /// Packets may still be on their way through a half of `levels` and `steps` that is out of use.
     released: bool,
-    /// What the maps hold. `None`: that is not known.
+    /// The contents of the maps. `None`: not known.
     applied: Option<Option<Arc<state::Ruleset>>>,
     /// Whether the rules have changed since this was last asked.
     changed: bool,

@@ -7,7 +7,7 @@ use log::debug;
 
 use super::Error;
 
-/// What libbpf says during a load, kept for the error if there is one.
+/// The messages of libbpf during a load, kept for the error if there is one.
 static LIBBPF_LOG: Mutex<String> = Mutex::new(String::new());
 
 fn keep_libbpf_log(level: PrintLevel, message: String) {
@@ -19,7 +19,7 @@ fn keep_libbpf_log(level: PrintLevel, message: String) {
     }
 }
 
-/// To be called before a load, so that [`refused`] has what libbpf says during it and nothing older.
+/// To be called before a load, so that [`refused`] has the messages of libbpf during it and no older ones.
 pub(crate) fn begin() {
     libbpf_rs::set_print(Some((PrintLevel::Info, keep_libbpf_log)));
     if let Ok(mut log) = LIBBPF_LOG.lock() {
@@ -35,7 +35,7 @@ pub(crate) fn refused(source: libbpf_rs::Error) -> Error {
     }
 }
 
-/// What libbpf and the kernel said, cut to what matters, and what usually helps.
+/// The messages of libbpf and the kernel, cut to the last lines, and the usual remedy.
 fn load_remedy(error: &libbpf_rs::Error) -> String {
     let log = LIBBPF_LOG.lock().map(|log| log.clone()).unwrap_or_default();
     let said: Vec<&str> = log

@@ -142,7 +142,7 @@ fn vip_key(vip: &Vip) -> abi::vip_key {
     }
 }
 
-/// What a key of `vips` stands for: the address, and protocol and ports unless it is the VIP by itself.
+/// The meaning of a key of `vips`: the address, and protocol and ports unless it is the VIP by itself.
 pub(super) fn vip_of(key: &[u8]) -> Option<(IpAddr, Option<(Protocol, PortPrefix)>)> {
     let key: abi::vip_key = from_bytes(key)?;
     let address = address_of(key.address);

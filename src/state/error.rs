@@ -109,7 +109,7 @@ pub enum PlanError {
         limit = config::POLICY_LIMIT
     )]
     Policies {
-        /// Whose.
+        /// The protocol.
         protocol: config::PolicyProtocol,
         /// In the file.
         count: usize,

@@ -91,7 +91,7 @@ pub struct Desired {
     pub backends: ById<Backend>,
     /// The service of each VIP and port prefix; `None` for a VIP by itself.
     pub vips: Arc<BTreeMap<Vip, Option<u32>>>,
-    /// What becomes of a ping, for each VIP.
+    /// The fate of a ping, for each VIP.
     pub echoes: Arc<BTreeMap<IpAddr, Echo>>,
     /// The firewall; `None`: none is configured, or one that lets everything in.
     pub firewall: Option<Arc<firewall::Ruleset>>,

@@ -1,6 +1,6 @@
-//! What a firewall means, in as few words as it takes: blocklists, then the first rule in file order that
+//! A model of a firewall, in as little code as possible: blocklists, then the first rule in file order that
 //! matches, then the default. Beside it random firewalls and packets that meet each other, drawn from a
-//! few addresses and ports. What is compiled, and what runs, is compared with this.
+//! few addresses and ports. The compiled rules, and the running program, are compared with it.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Frames against each other, for people to read. What the packet tables of both programs share.
+//! Compares frames, and shows their difference to people. For the packet tables of both programs.
 
 use std::fmt::Write;
 

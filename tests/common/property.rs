@@ -1,4 +1,4 @@
-//! Properties, checked over many cases. What the packet tables of both programs share.
+//! Properties, checked over many cases. For the packet tables of both programs.
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestRunner};

@@ -1,5 +1,5 @@
-//! What `lb.toml` may say: defaults, every fault with its place and remedy, every warning, and that
-//! no text at all makes the reader panic. What protects services has a file of its own.
+//! The contents of `lb.toml`: defaults, every fault with its place and remedy, every warning, and that no
+//! text at all makes the reader panic. The tables that protect services have a file of their own.
 
 mod protection;
 

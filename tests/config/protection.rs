@@ -1,5 +1,4 @@
-//! What may be said of who may send how much: `[firewall]`, `[[dos]]`, `service.allow`, and the files of
-//! blocklists.
+//! The tables that protect services: `[firewall]`, `[[dos]]`, `service.allow`, and the files of blocklists.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

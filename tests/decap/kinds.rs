@@ -1,4 +1,4 @@
-//! What is decapsulated: every kind, in every form that an outer packet may have.
+//! Packets that are decapsulated: every kind, in every form that an outer packet may have.
 
 use crate::lab::Lab;
 use crate::packet::{

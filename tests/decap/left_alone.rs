@@ -1,4 +1,4 @@
-//! What goes to the stack as it came: no tunnel packets, and tunnel packets of others.
+//! Packets that go to the stack unchanged: those that are not tunnel packets, and tunnel packets of others.
 
 use crate::lab::{Lab, Outcome};
 use crate::packet::{

@@ -1,4 +1,4 @@
-//! What holds for any frame: never a crash, never a change to what is left alone, and what comes out of a
+//! Properties of any frame: never a crash, never a change to what is left alone, and what comes out of a
 //! tunnel is a whole packet that was in it.
 
 use libbpf_rs::query::ProgInfoIter;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Rules that are replaced as fast as they can be, while somebody whom the old and the new ones deny
-# sends all the time: none of the packets gets through, and nobody else loses a request.
+# Rules that are replaced as fast as they can be, while a source that the old and the new ones deny
+# sends all the time: none of its packets gets through, and no other client loses a request.
 #
 # The two sets say the same in opposite ways, and between the prefixes that they say it with lie
 # as many of a blocklist as take a while to write: a packet that met a part of a set would be let in.

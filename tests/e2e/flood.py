@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Clients that go on while something else floods what they talk to.
+"""Clients that go on while something else floods the service that they talk to.
 
     flood.py tcp|udp ADDRESS PORT FILE ESTABLISHED RATE
 

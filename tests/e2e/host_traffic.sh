@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is not for a VIP is none of the balancer's business: its own addresses with a
+# Packets that are not for a VIP are not the balancer's business: its own addresses with a
 # service's port on them, routed traffic to the backends themselves, and ARP, ND and ping.
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh

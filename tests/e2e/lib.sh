@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What every end-to-end scenario is written with: a topology that is up while the
+# The library of all end-to-end scenarios: a topology that is up while the
 # scenario runs and gone afterwards, xdplb in its lb, configuration files made from a
 # few words, and checks that print PASS or FAIL. Sourced by the scenarios, never run.
 #

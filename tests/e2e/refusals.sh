@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is for a VIP and cannot be balanced: unknown_port and no_backend refuse it, drop it or leave
-# it to the host, and nothing that came out of the balancer goes round in circles.
+# Packets for a VIP that cannot be balanced: unknown_port and no_backend refuse them, drop them or leave
+# them to the host, and no packet goes round in circles through the balancer.
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
 . "$(dirname "$0")/lib.sh"

@@ -63,7 +63,7 @@ as_nobody() {
 status=0
 said="$(as_nobody)" || status=$?
 check_equal "another user: status" "$status" 1
-check_contains "another user: message" "$said" "may not open $SOCKET: be root"
+check_contains "another user: message" "$said" "cannot open $SOCKET: run as root"
 chmod 711 "$RUN_DIR"
 chmod 666 "$SOCKET"
 status=0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Clients that send at a given rate, and say what came of it: "ANSWERED of SENT".
+"""Clients that send at a given rate, and print the result: "ANSWERED of SENT".
 
     senders.py ask SOURCE ADDRESS PORT RATE SECONDS      datagrams to a server that echoes them
     senders.py web SOURCE ADDRESS PORT RATE SECONDS      HTTP requests one after the other, each on a

@@ -1,4 +1,4 @@
-//! What the firewall means for connections: they remember what let them in, are judged again when the rules
+//! The firewall and connections: they remember the rule that let them in, are judged again when the rules
 //! have changed, and count for the rule that let them in, which keeps its counts over reloads.
 
 use libbpf_rs::{MapCore, MapFlags};

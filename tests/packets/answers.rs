@@ -1,4 +1,4 @@
-//! What goes back to a packet's sender in its place: resets and ICMP errors, and when nothing may.
+//! The answers that go back to a packet's sender in its place: resets and ICMP errors, and when none may.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};

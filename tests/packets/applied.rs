@@ -1,4 +1,4 @@
-//! What is written to the maps for the firewall, allowed sources, limits and totals, and what a change
+//! The contents of the maps for the firewall, allowed sources, limits and totals, and what a change
 //! leaves as it was.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! Blocklists: before every rule, whatever lies in what.
+//! Blocklists: asked before every rule, for prefixes that contain each other in any way.
 
 use crate::harness::cells::{self, every, every_port, Cell, Mode};
 use crate::harness::knock::{Kind, Knock};

@@ -1,4 +1,4 @@
-//! Backends that answer directly: what `l2`, `ipip` and `gue` make of a packet, byte by byte.
+//! Backends that answer directly: a packet after `l2`, `ipip` and `gue`, byte by byte.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The firewall before what is no whole segment or datagram of a service: pings and ICMP errors, other
+//! The firewall and packets that are not a whole segment or datagram of a service: pings and ICMP errors, other
 //! protocols, fragments, ports without a service, packets that would be answered.
 
 use std::net::{IpAddr, SocketAddr};

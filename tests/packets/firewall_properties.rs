@@ -1,5 +1,5 @@
-//! Random firewalls and random packets: what the loaded program does with each is what a plain model says,
-//! and each is counted for what has decided it. Every case is a few reloads, from one firewall to the next,
+//! Random firewalls and random packets: the loaded program does with each as a plain model says, and
+//! counts each for the rule that has decided it. Every case is a few reloads, from one firewall to the next,
 //! with the same packets after each: most of them belong to connections that the one before had let in.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What balancing does to a packet: every forward mode, family and protocol, both directions, and what
+//! Packets before and after balancing: every forward mode, family and protocol, both directions, and what
 //! must not matter on the way, such as tags, options, lengths and padding.
 
 use std::net::SocketAddr;

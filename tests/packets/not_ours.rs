@@ -1,4 +1,4 @@
-//! What is not for a VIP: it reaches the host's stack unchanged, whatever it is, and so does what no
+//! Packets that are not for a VIP: all of them reach the host's stack unchanged, and so do those that no
 //! balancer has business with although it is for a VIP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

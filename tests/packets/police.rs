@@ -1,4 +1,4 @@
-//! `[[dos]]`: how many packets of a source come through, and what becomes of the others.
+//! `[[dos]]`: how many packets of a source come through, and the fate of the others.
 //!
 //! Where counts have to be exact, a second lasts an hour: see [`slow_down`].
 

@@ -1,4 +1,4 @@
-//! What holds for any packet: never a crash, never a broken packet out of a sound one, never a change to
+//! Properties of any packet: never a crash, never a broken packet out of a sound one, never a change to
 //! what is passed on, and one backend a flow.
 
 use std::cell::Cell as Count;

@@ -1,4 +1,4 @@
-//! Which service and which backend a packet gets, and what becomes of connections when services and
+//! Which service and which backend a packet gets, and the fate of connections when services and
 //! backends change.
 
 use std::collections::{BTreeMap, BTreeSet};

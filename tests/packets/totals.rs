@@ -1,4 +1,4 @@
-//! What is counted of connections and packets: each connection opened once and closed once, whatever it
+//! The counters of connections and packets: each connection opened once and closed once, whatever it
 //! comes to, and each packet with its protocol.
 
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# What a virtual machine is made of, from Debian's archive: a kernel, and busybox for its
+# The parts of a virtual machine, from Debian's archive: a kernel, and busybox for its
 # first steps. Unpacked into a directory and never installed: this machine's boot loader,
 # its initramfs and a busybox of its own are left alone. Sourced, after
-# topology/requirements.sh. What was unpacked before is taken as it is, without network.
+# topology/requirements.sh. Parts that were unpacked before are taken as they are, without network.
 
 # fetch_kernel VERSION DIRECTORY: the newest generic Linux VERSION. DIRECTORY then holds
 # vmlinuz, lib/modules and release, the kernel's name for itself.

@@ -17,7 +17,7 @@ const ROOT: u32 = 0;
 /// Where the default stands: after every rule.
 const LAST: u32 = u32::MAX;
 
-/// Compiles `wanted`, of whose blocklists `contents` has what is in each. Ids are those of `previous`
+/// Compiles `wanted`, with the prefixes of its blocklists in `contents`. Ids are those of `previous`
 /// where a rule of the same name, or else with the same conditions, was in it.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ pub fn compile(
     // The levels whose prefixes contain the one at hand, the longest last.
     let mut around: Vec<(Prefix, u32)> = Vec::new();
     for (prefix, list) in entries {
-        // What it contains follows a prefix directly. Nothing in a blocklisted one decides.
+        // The prefixes inside a prefix follow it directly. None within a blocklisted one decides anything.
         if blocklisted.is_some_and(|outer| outer.covers(&prefix)) {
             continue;
         }

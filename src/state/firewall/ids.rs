@@ -41,7 +41,7 @@ impl Ids {
         });
         let mut known_rules: BTreeMap<_, _> = known_rules.collect();
         let mut of_rules = vec![None; wanted.rules.len()];
-        // First what is certain: a name tells more than the conditions, which two rules may share.
+        // Names first: a name tells rules apart, while two of them may share their conditions.
         let nameless = |rule: &config::Rule| config::Rule {
             name: None,
             ..rule.clone()
@@ -96,7 +96,7 @@ impl Ids {
         }
     }
 
-    /// What each id stands for.
+    /// The rule, blocklist or default of each id.
     pub fn rules(
         &self,
         wanted: &config::Firewall,

@@ -54,12 +54,12 @@ pub struct Ruleset {
     pub steps: Vec<Step>,
     /// By id, the index into `fw_rules`: rules, blocklists, the default, which has id 0.
     pub rules: BTreeMap<u32, Rule>,
-    /// What the blocklists held when this was compiled, in the order of the file: as long as they and
-    /// the rules are the same, there is nothing to compile.
+    /// The contents of the blocklists when this was compiled, in the order of the file: as long as they
+    /// and the rules are the same, there is nothing to compile.
     pub contents: Vec<Arc<[Prefix]>>,
 }
 
-/// What is known of the sources in a prefix, `struct fw_prefix` of xdp_lb.h.
+/// The verdict on, or the rules for, the sources in a prefix: `struct fw_prefix` of xdp_lb.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
     /// They are denied; the id of the blocklist.

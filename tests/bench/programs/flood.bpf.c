@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * flood.bpf.c - frames from random sources, and where most of them end: what flood.rs floods with.
+ * flood.bpf.c - the flood of flood.rs: frames from random sources, and a sink for most of them.
  *
  * Live frames come back as the receiver left them, so each is written afresh: from a model, in
  * which what is random is 0 and the checksums are right for that.

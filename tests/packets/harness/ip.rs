@@ -1,4 +1,4 @@
-//! IP packets with anything in them, and what goes around them: Ethernet, fragments, tunnels.
+//! IP packets with anything in them, and the layers around them: Ethernet, fragments, tunnels.
 //!
 //! Owns the headers below TCP and UDP. They and their checksums are etherparse's, computed from scratch.
 

@@ -1,4 +1,4 @@
-//! A packet that knocks at a VIP's door, by what the firewall looks at, and what becomes of it once it is
+//! A packet that knocks at a VIP's door, by the fields that the firewall looks at, and its fate once it is
 //! let in.
 
 use std::net::{IpAddr, SocketAddr};
