@@ -1,12 +1,15 @@
-//! The interfaces of the file, the slots that the datapath knows them by, and what leads out of them.
+//! The interfaces of the file: attaching to them, following them, and what leads out of them.
 //!
 //! An interface keeps its slot for as long as it is in the file, also while it is gone from the system.
+//! Who gets which slot is the part of `slots`.
 
 use std::fs;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
+use super::slots::{Held, Refused, SlotUse, Slots};
 use super::Error;
 use crate::config::{Config, Forward, XdpMode, INTERFACE_LIMIT};
 use crate::datapath::{Datapath, Interface};
@@ -18,9 +21,19 @@ const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// Below are well-known ports.
 const FIRST_PORT: u16 = 1024;
 
-/// Slots by position; `None`: free.
+/// How long after a failed attempt to attach the next one is made: from the first on, twice as long each
+/// time, up to the second.
+const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long a slot stays filled once XDP is off its interface, so that a packet that came by it before
+/// is not lost for want of it. Far longer than a packet takes.
+const LAST_PACKETS: Duration = Duration::from_millis(100);
+
+/// See the file's head.
 pub struct Interfaces {
-    slots: Vec<Option<Interface>>,
+    slots: Slots,
+    /// Slots of interfaces that have left, to be emptied then.
+    leaving: Vec<(u16, Instant)>,
 }
 
 impl Interfaces {
@@ -28,30 +41,35 @@ impl Interfaces {
     ///
     /// # Errors
     /// When one does not exist, or is of a kind that cannot carry Ethernet frames.
-    pub fn find(config: &Config, network: &Network) -> Result<Self, Error> {
-        let slots = config
-            .datapath
-            .interfaces
-            .iter()
-            .map(|name| interface(name, config, network).map(Some))
-            .collect::<Result<_, _>>()?;
-        Ok(Interfaces { slots })
+    pub fn find(config: &Config, network: &Network, in_use: SlotUse) -> Result<Self, Error> {
+        let mut interfaces = Interfaces {
+            slots: Slots::new(in_use),
+            leaving: Vec::new(),
+        };
+        for name in &config.datapath.interfaces {
+            interfaces.take(interface(name, config, network)?)?;
+        }
+        Ok(interfaces)
     }
 
-    /// Attaches to all; says how, for the log.
+    /// Fills all slots, then attaches to all: the first packet by the first interface may have to leave by
+    /// the last. Says how it attached, for the log.
     ///
     /// # Errors
     /// When one refuses.
     pub fn attach_all(&self, datapath: &mut Datapath, mode: XdpMode) -> Result<String, Error> {
+        for (slot, held) in self.slots.taken() {
+            datapath.set_interface(slot, &held.interface)?;
+        }
         let mut said = Vec::new();
-        for (slot, interface) in self.taken() {
-            let mode = datapath.attach(slot, interface, mode)?;
-            said.push(format!("{} ({})", interface.name, mode));
+        for (slot, held) in self.slots.taken() {
+            let mode = datapath.attach(slot, mode)?;
+            said.push(format!("{} ({mode})", held.interface.name));
         }
         Ok(said.join(", "))
     }
 
-    /// Attaches to those that are not there yet. If one fails, those before it are let go of.
+    /// Attaches to those that are not there yet, in the same order. If one fails, all are let go of.
     ///
     /// # Errors
     /// As [`Interfaces::find`] and [`Interfaces::attach_all`].
@@ -60,39 +78,84 @@ impl Interfaces {
         config: &Config,
         network: &Network,
         datapath: &mut Datapath,
+        now: Instant,
     ) -> Result<(), Error> {
         let former = self.names();
         let names = config.datapath.interfaces.iter();
-        for name in names.filter(|name| !former.contains(name)) {
-            let added = interface(name, config, network).and_then(|interface| {
-                let slot = self.free_slot()?;
-                let mode = datapath.attach(slot, &interface, config.datapath.xdp_mode)?;
-                info!("{name}: attached ({})", mode);
-                self.slots[usize::from(slot)] = Some(interface);
-                Ok(())
-            });
-            if let Err(error) = added {
-                self.keep_only(&former, datapath);
-                return Err(error);
-            }
+        let new = names
+            .filter(|name| !former.contains(name))
+            .map(|name| interface(name, config, network))
+            .collect::<Result<Vec<_>, _>>()?;
+        let added = self.try_add(new, config.datapath.xdp_mode, datapath);
+        if added.is_err() {
+            self.keep_only(&former, datapath, now);
+        }
+        added
+    }
+
+    fn try_add(
+        &mut self,
+        new: Vec<Interface>,
+        mode: XdpMode,
+        datapath: &mut Datapath,
+    ) -> Result<(), Error> {
+        let mut filled = Vec::new();
+        for interface in new {
+            let slot = self.take(interface.clone())?;
+            datapath.set_interface(slot, &interface)?;
+            filled.push((slot, interface.name));
+        }
+        for (slot, name) in filled {
+            let mode = datapath.attach(slot, mode)?;
+            info!("{name}: attached ({mode})");
         }
         Ok(())
     }
 
-    /// Detaches from all others.
-    pub fn keep_only(&mut self, names: &[String], datapath: &mut Datapath) {
-        for (slot, taken) in (0..).zip(&mut self.slots) {
-            if let Some(interface) = taken.take_if(|interface| !names.contains(&interface.name)) {
-                datapath.detach(slot);
-                info!("{}: detached", interface.name);
-            }
+    /// Detaches from all others; [`Self::empty`] empties their slots a moment later.
+    pub fn keep_only(&mut self, names: &[String], datapath: &mut Datapath, now: Instant) {
+        let others: Vec<u16> = self
+            .slots
+            .taken()
+            .filter(|(_, held)| !names.contains(&held.interface.name))
+            .map(|(slot, held)| {
+                info!("{}: detached", held.interface.name);
+                slot
+            })
+            .collect();
+        for &slot in others.iter().rev() {
+            datapath.detach(slot);
+            self.slots.leave(slot, now);
+            self.leaving.push((slot, now + LAST_PACKETS));
         }
+    }
+
+    /// Empties slots whose interfaces have left a moment ago.
+    fn empty(&mut self, datapath: &mut Datapath, now: Instant) {
+        self.leaving.retain(|&(slot, due)| {
+            if due <= now {
+                datapath.clear_interface(slot);
+            }
+            due > now
+        });
+    }
+
+    fn take(&mut self, interface: Interface) -> Result<u16, Error> {
+        let slot = self.slots.take(interface).map_err(|held| {
+            Error::Interface(format!(
+                "at most {INTERFACE_LIMIT} interfaces, and {held} places are kept for connections over interfaces \
+                 removed before: wait until those are over (see: xdplb conns), or restart xdplb"
+            ))
+        })?;
+        self.leaving.retain(|&(leaving, _)| leaving != slot);
+        Ok(slot)
     }
 
     /// Their names, in slot order.
     pub fn names(&self) -> Vec<String> {
-        self.taken()
-            .map(|(_, interface)| interface.name.clone())
+        self.slots
+            .taken()
+            .map(|(_, held)| held.interface.name.clone())
             .collect()
     }
 
@@ -117,6 +180,9 @@ impl Interfaces {
             } => {
                 let slot = self.slot(ifindex).ok_or_else(|| {
                     let name = network.links().get(&ifindex).map_or("?", |link| &link.name);
+                    if self.taken().any(|(_, interface)| interface.name == *name) {
+                        return format!("its route leaves by {name}, where XDP is not attached yet; see the log");
+                    }
                     format!("its route leaves by {name}, which is not in datapath.interfaces; add it there")
                 })?;
                 Ok(Hop {
@@ -142,67 +208,96 @@ impl Interfaces {
     }
 
     /// Follows links: new MAC addresses, MTUs and own addresses, and interfaces that went and came back
-    /// under their name.
-    pub fn follow(&mut self, config: &Config, network: &Network, datapath: &mut Datapath) {
-        for (slot, taken) in (0..).zip(&mut self.slots) {
-            let Some(known) = taken else { continue };
-            let Some(link) = network.link_by_name(&known.name) else {
-                if known.ifindex != 0 {
-                    warn!(
-                        "{}: the interface has gone; xdplb attaches again when it is back",
-                        known.name
-                    );
-                    datapath.detach(slot);
-                    known.ifindex = 0;
+    /// under their name. Tries again what was refused, and empties slots, when it is time.
+    pub fn follow(
+        &mut self,
+        config: &Config,
+        network: &Network,
+        datapath: &mut Datapath,
+        now: Instant,
+    ) {
+        self.empty(datapath, now);
+        for (slot, held) in self.slots.taken_mut() {
+            let name = &held.interface.name;
+            let Some(link) = network.link_by_name(name) else {
+                if held.interface.ifindex != 0 {
+                    warn!("{name}: the interface has gone; xdplb attaches again when it is back");
+                    datapath.clear_interface(slot);
+                    held.interface.ifindex = 0;
                 }
+                held.refused = None;
                 continue;
             };
             let found = of_link(link, config, network);
-            if link.index != known.ifindex {
-                datapath.detach(slot);
-                known.ifindex = 0;
-                match datapath.attach(slot, &found, config.datapath.xdp_mode) {
-                    Ok(mode) => {
-                        info!("{}: attached again ({})", found.name, mode);
-                        *known = found;
-                    }
-                    Err(error) => warn!("{error}"),
+            if link.index != held.interface.ifindex {
+                attach_again(slot, held, found, config.datapath.xdp_mode, datapath, now);
+            } else if found != held.interface {
+                if found.mac != held.interface.mac {
+                    info!("{name}: its MAC address is now {}", found.mac);
                 }
-            } else if found != *known {
-                if found.mac != known.mac {
-                    info!("{}: its MAC address is now {}", found.name, found.mac);
-                }
-                if found.mtu != known.mtu {
-                    info!("{}: its MTU is now {}", found.name, found.mtu);
+                if found.mtu != held.interface.mtu {
+                    info!("{name}: its MTU is now {}", found.mtu);
                 }
                 datapath.update_interface(slot, &found);
-                *known = found;
+                held.interface = found;
             }
         }
     }
 
-    /// Those that have a slot, with it.
-    pub fn taken(&self) -> impl Iterator<Item = (u16, &Interface)> {
-        (0..)
-            .zip(&self.slots)
-            .filter_map(|(slot, taken)| Some((slot, taken.as_ref()?)))
+    /// When [`Self::follow`] has something to do even if the network does not change.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let retries = self
+            .slots
+            .taken()
+            .filter_map(|(_, held)| Some(held.refused?.again));
+        let empties = self.leaving.iter().map(|&(_, due)| due);
+        retries.chain(empties).min()
     }
 
-    fn free_slot(&mut self) -> Result<u16, Error> {
-        let free = self
-            .slots
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.slots.len());
-        if free >= INTERFACE_LIMIT {
-            return Err(Error::Interface(format!(
-                "at most {INTERFACE_LIMIT} interfaces, with those that a reload replaces; remove one first"
-            )));
+    /// Those that have a slot, with it.
+    pub fn taken(&self) -> impl Iterator<Item = (u16, &Interface)> {
+        self.slots
+            .taken()
+            .map(|(slot, held)| (slot, &held.interface))
+    }
+}
+
+/// Attaches to an interface that has come back, unless that was refused just now.
+fn attach_again(
+    slot: u16,
+    held: &mut Held,
+    found: Interface,
+    mode: XdpMode,
+    datapath: &mut Datapath,
+    now: Instant,
+) {
+    let refused = held
+        .refused
+        .filter(|refused| refused.ifindex == found.ifindex);
+    if refused.is_some_and(|refused| now < refused.again) {
+        return;
+    }
+    let attached = datapath
+        .set_interface(slot, &found)
+        .and_then(|()| datapath.attach(slot, mode));
+    match attached {
+        Ok(mode) => {
+            info!("{}: attached again ({mode})", found.name);
+            held.interface = found;
+            held.refused = None;
         }
-        if free == self.slots.len() {
-            self.slots.push(None);
+        Err(error) => {
+            let (first, longest) = RETRIES;
+            let wait = refused.map_or(first, |refused| (refused.wait * 2).min(longest));
+            warn!("{error}; xdplb tries again in {} s", wait.as_secs());
+            datapath.clear_interface(slot);
+            held.interface.ifindex = 0;
+            held.refused = Some(Refused {
+                ifindex: found.ifindex,
+                again: now + wait,
+                wait,
+            });
         }
-        Ok(free as u16)
     }
 }
 

@@ -22,6 +22,7 @@ mod interfaces;
 mod mtus;
 mod orders;
 mod reloads;
+mod slots;
 mod stops;
 mod sweeping;
 mod writer;

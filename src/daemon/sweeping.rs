@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::in_force::Bindings;
+use super::slots::SlotUse;
 use crate::config::Timeouts;
 use crate::datapath::sweep::{StillBound, Sweeper};
 use crate::number;
@@ -33,7 +34,7 @@ pub struct Sweeping {
 }
 
 impl Sweeping {
-    /// Starts sweeping.
+    /// Starts sweeping, and notes in `slot_use` which interface slots entries name.
     ///
     /// # Errors
     /// When there can be no further thread.
@@ -41,6 +42,7 @@ impl Sweeping {
         sweeper: Sweeper,
         timeouts: &Timeouts,
         bindings: Arc<Bindings>,
+        slot_use: SlotUse,
     ) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let mut interval = interval_for(timeouts);
@@ -53,10 +55,11 @@ impl Sweeping {
                         continue;
                     }
                     // By the plan that is in force when an entry is looked at, not by the one that asked.
-                    Ok(Order::Purge) => sweep(&sweeper, &|client, backend| {
-                        bindings.is_bound(client, backend)
-                    }),
-                    Err(RecvTimeoutError::Timeout) => sweep(&sweeper, &|_, _| true),
+                    Ok(Order::Purge) => {
+                        let still_bound = |client: &_, backend| bindings.is_bound(client, backend);
+                        sweep(&sweeper, &still_bound, &slot_use)
+                    }
+                    Err(RecvTimeoutError::Timeout) => sweep(&sweeper, &|_, _| true, &slot_use),
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
                 interval = interval.max(took * LARGEST_SHARE);
@@ -104,9 +107,13 @@ fn interval_for(timeouts: &Timeouts) -> Duration {
 }
 
 /// Gives back how long it took.
-fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>) -> Duration {
+fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>, slot_use: &SlotUse) -> Duration {
     let start = Instant::now();
-    match sweeper.sweep(still_bound) {
+    let swept = sweeper.sweep(still_bound);
+    if let Ok(swept) = &swept {
+        slot_use.note(start, swept.interface_slots);
+    }
+    match swept {
         Ok(swept) if swept.unbound > 0 => {
             info!(
                 "forgot {} of services that no longer have their port",

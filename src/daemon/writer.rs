@@ -17,6 +17,7 @@ use super::in_force::{Former, InForce};
 use super::interfaces::{self, Interfaces};
 use super::mtus::Mtus;
 use super::orders::{Changes, Order, Outbox, Outcome};
+use super::slots::SlotUse;
 use super::sweeping::Sweeping;
 use super::{target, Error};
 use crate::config::blocklist::Contents;
@@ -173,7 +174,8 @@ impl<'a> Writer<'a> {
             blocklists,
             mut network,
         } = setup;
-        let interfaces = Interfaces::find(&config, &network)?;
+        let slot_use = SlotUse::default();
+        let interfaces = Interfaces::find(&config, &network, slot_use.clone())?;
         // Asked for while the datapath is loaded.
         inbox.outbox.send(Outcome::Track(targets(&config)));
         let pins = PinDir::open(&config.datapath.pin_dir)?;
@@ -197,12 +199,10 @@ impl<'a> Writer<'a> {
         let modes = interfaces.attach_all(&mut datapath, config.datapath.xdp_mode)?;
         capabilities::drop_unneeded();
         let sweeper = datapath.sweeper()?;
-        let sweeping =
-            Sweeping::start(sweeper, &config.timeouts, in_force.bindings()).map_err(|source| {
-                Error::System {
-                    action: "start the sweep's thread",
-                    source,
-                }
+        let sweeping = Sweeping::start(sweeper, &config.timeouts, in_force.bindings(), slot_use)
+            .map_err(|source| Error::System {
+                action: "start the sweep's thread",
+                source,
             })?;
         blocklists::log_changes(&Contents::new(), &blocklists);
         info!(
@@ -230,7 +230,8 @@ impl<'a> Writer<'a> {
         let mut next_look = Instant::now() + LOOK;
         let mut next_clock = Instant::now() + CLOCK_AGAIN;
         loop {
-            match self.inbox.next(next_look) {
+            let due = self.interfaces.next_deadline();
+            match self.inbox.next(due.unwrap_or(next_look).min(next_look)) {
                 Some(Order::Network(network, _)) => {
                     self.network = network;
                     self.follow();
@@ -243,6 +244,13 @@ impl<'a> Writer<'a> {
                 None => {}
             }
             let now = Instant::now();
+            if self
+                .interfaces
+                .next_deadline()
+                .is_some_and(|due| due <= now)
+            {
+                self.follow();
+            }
             if now >= next_look {
                 next_look = now + LOOK;
                 self.warn_if_exhausted(now);
@@ -258,8 +266,12 @@ impl<'a> Writer<'a> {
 
     /// The network has changed: interfaces, routes, neighbours.
     fn follow(&mut self) {
-        self.interfaces
-            .follow(&self.config, &self.network, &mut self.datapath);
+        self.interfaces.follow(
+            &self.config,
+            &self.network,
+            &mut self.datapath,
+            Instant::now(),
+        );
         // What was written of it holds; the next change goes on from there.
         if let Err((error, _)) = self.put_in_force() {
             error!("the network has changed, but the maps could not be updated: {error}");
@@ -345,7 +357,7 @@ impl<'a> Writer<'a> {
         // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
         let former_names = self.interfaces.names();
         self.interfaces
-            .add(&config, &self.network, &mut self.datapath)?;
+            .add(&config, &self.network, &mut self.datapath, Instant::now())?;
         let former = std::mem::replace(&mut self.config, config);
         let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
         if let Err((error, passed)) = self.adopt(&former) {
@@ -354,13 +366,17 @@ impl<'a> Writer<'a> {
             let settings = settings(&self.config);
             self.in_force.go_back(&mut self.datapath, &settings, passed);
             self.purge();
-            self.interfaces.keep_only(&former_names, &mut self.datapath);
+            self.interfaces
+                .keep_only(&former_names, &mut self.datapath, Instant::now());
             self.track(targets(&self.config));
             return Err(error);
         }
         self.track(targets(&self.config));
-        self.interfaces
-            .keep_only(&self.config.datapath.interfaces, &mut self.datapath);
+        self.interfaces.keep_only(
+            &self.config.datapath.interfaces,
+            &mut self.datapath,
+            Instant::now(),
+        );
         logging::reconfigure(self.config.log);
         blocklists::log_changes(&former_lists, &self.blocklists);
         self.sweeping.set_timeouts(&self.config.timeouts);

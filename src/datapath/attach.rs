@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use libbpf_rs::{MapCore, MapFlags};
-use log::warn;
+use log::debug;
 
 use super::abi;
 use super::link::{self, Mode};
@@ -48,95 +48,111 @@ impl Interface {
     }
 }
 
-/// XDP on one interface; dropping it detaches.
-pub(super) struct Attached {
+/// What one slot has.
+pub(super) struct Known {
     interface: Interface,
-    _link: OwnedFd,
+    /// XDP on it; dropping it detaches.
+    link: Option<OwnedFd>,
 }
 
 impl Datapath {
-    /// Attaches to an interface and gives it slot `slot` (0..SLOT_LIMIT, free).
+    /// Makes an interface known under slot `slot` (0..SLOT_LIMIT): packets can leave by it, and those that
+    /// come by it find it. Before [`Self::attach`], for all interfaces, so that no packet meets a slot
+    /// that is still empty.
     ///
     /// # Errors
-    /// When the kernel refuses, the interface has another XDP program, or the slot cannot be set; the
-    /// interface is then as before.
-    pub fn attach(
-        &mut self,
-        slot: u16,
-        interface: &Interface,
-        mode: XdpMode,
-    ) -> Result<Mode, Error> {
-        let program = self.skeleton.progs.xdp_lb.as_fd();
-        let (link, mode) = link::attach(program, &interface.name, interface.ifindex, mode)?;
-        self.set_interface(slot, interface)?;
-        self.attached.insert(
-            slot,
-            Attached {
+    /// When a map cannot be written; the slot is then empty.
+    pub fn set_interface(&mut self, slot: u16, interface: &Interface) -> Result<(), Error> {
+        let former = self
+            .interfaces
+            .get(&slot)
+            .map(|known| known.interface.ifindex);
+        if former.is_some_and(|former| former != interface.ifindex) {
+            self.clear_interface(slot);
+        }
+        self.interfaces
+            .entry(slot)
+            .or_insert_with(|| Known {
                 interface: interface.clone(),
-                _link: link,
-            },
-        );
-        Ok(mode)
+                link: None,
+            })
+            .interface = interface.clone();
+        self.tables
+            .interfaces
+            .set(u32::from(slot), &interface.element());
+        let written = self.write_interface(slot, interface);
+        if written.is_err() {
+            self.clear_interface(slot);
+        }
+        written
     }
 
-    /// Makes an interface known under slot `slot` without attaching to it.
-    ///
-    /// # Errors
-    /// When a map cannot be written.
-    pub fn set_interface(&mut self, slot: u16, interface: &Interface) -> Result<(), Error> {
+    fn write_interface(&self, slot: u16, interface: &Interface) -> Result<(), Error> {
         let key = u32::from(slot).to_ne_bytes();
         let ifindex = interface.ifindex.to_ne_bytes();
         let maps = &self.skeleton.maps;
         let update = |map: &libbpf_rs::MapMut<'_>, key: &[u8], value: &[u8]| {
             map.update(key, value, MapFlags::ANY)
-                .map_err(|error| Error::Map {
-                    map: map.name().to_string_lossy().into_owned(),
-                    action: "write",
-                    source: io::Error::other(error),
-                })
+                .map_err(|error| Error::map(map, "write", io::Error::other(error)))
         };
         update(&maps.tx_ports, &key, &ifindex)?;
-        update(&maps.interface_slots, &ifindex, &key)?;
-        self.update_interface(slot, interface);
-        Ok(())
+        update(&maps.interface_slots, &ifindex, &key)
+    }
+
+    /// Attaches to the interface in slot `slot`, which has to be set.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the interface has another XDP program; it is then as before.
+    pub fn attach(&mut self, slot: u16, mode: XdpMode) -> Result<Mode, Error> {
+        let program = self.skeleton.progs.xdp_lb.as_fd();
+        let known = self
+            .interfaces
+            .get_mut(&slot)
+            .ok_or_else(|| Error::Attach {
+                interface: format!("slot {slot}"),
+                reason: "no interface has that slot".into(),
+            })?;
+        let (name, ifindex) = (&known.interface.name, known.interface.ifindex);
+        let (link, mode) = link::attach(program, name, ifindex, mode)?;
+        known.link = Some(link);
+        Ok(mode)
     }
 
     /// Follows a change of MAC address, MTU or addresses of the interface in slot `slot`. Its index has
     /// not changed.
     pub fn update_interface(&mut self, slot: u16, interface: &Interface) {
-        let tables = &mut self.tables;
-        tables.interfaces.set(u32::from(slot), &interface.element());
-        if let Some(attached) = self.attached.get_mut(&slot) {
-            attached.interface = interface.clone();
+        self.tables
+            .interfaces
+            .set(u32::from(slot), &interface.element());
+        if let Some(known) = self.interfaces.get_mut(&slot) {
+            known.interface = interface.clone();
         }
     }
 
-    /// Detaches from the interface in slot `slot` and frees the slot.
+    /// Detaches from the interface in slot `slot`. The slot stays set: packets that came before, and those
+    /// of others, still leave by it.
     pub fn detach(&mut self, slot: u16) {
-        let Some(attached) = self.attached.remove(&slot) else {
+        if let Some(known) = self.interfaces.get_mut(&slot) {
+            known.link = None;
+        }
+    }
+
+    /// Empties slot `slot`, and detaches from its interface if that has not been done.
+    pub fn clear_interface(&mut self, slot: u16) {
+        let Some(known) = self.interfaces.remove(&slot) else {
             return;
         };
+        drop(known.link);
         self.tables
             .interfaces
             .set(u32::from(slot), &abi::interface::default());
         let maps = &self.skeleton.maps;
-        for (map, key) in [
-            (&maps.tx_ports, u32::from(slot)),
-            (&maps.interface_slots, attached.interface.ifindex),
-        ] {
-            if let Err(error) = map.delete(&key.to_ne_bytes()) {
-                warn!(
-                    "{}: slot {slot} not freed: {error}",
-                    attached.interface.name
-                );
-            }
+        // The kernel takes an interface that is gone out of tx_ports by itself. What is not there is not
+        // to be taken out.
+        let _ = maps.tx_ports.delete(&u32::from(slot).to_ne_bytes());
+        let ifindex = known.interface.ifindex.to_ne_bytes();
+        if let Err(error) = maps.interface_slots.delete(&ifindex) {
+            debug!("{}: slot {slot}: {error}", known.interface.name);
         }
-    }
-
-    /// The interfaces that are attached, with their slots.
-    pub fn attached(&self) -> impl Iterator<Item = (u16, &Interface)> {
-        self.attached
-            .iter()
-            .map(|(&slot, attached)| (slot, &attached.interface))
     }
 }

@@ -23,6 +23,8 @@ pub struct Entry {
     pub backend: u32,
     /// `backend.generation` when it was chosen.
     pub generation: u32,
+    /// Slot of the interface that the client's link has.
+    pub client_slot: u16,
     /// `enum conn_state`
     pub state: u8,
     /// `enum conn_flag`
@@ -109,6 +111,7 @@ fn entry(
         service,
         backend: conn.backend,
         generation: conn.generation,
+        client_slot: conn.hop.slot,
         state: conn.state,
         flags: conn.flags,
         forward: conn.forward,

@@ -64,7 +64,7 @@ use skeleton::{XdpLbSkel, XdpLbSkelBuilder};
 /// The loaded datapath. Dropping it detaches it from all interfaces and removes its pins.
 pub struct Datapath {
     // Before the links and pins, so that it goes last: fields are dropped in order.
-    attached: BTreeMap<u16, attach::Attached>,
+    interfaces: BTreeMap<u16, attach::Known>,
     pins: Option<PinDir>,
     tables: Tables,
     firewall: firewall::FirewallMaps,
@@ -197,7 +197,7 @@ impl Datapath {
         let cpus = libbpf_rs::num_possible_cpus().map_err(load::refused)?;
         let clock = Clock::read(&skeleton.progs.clock)?;
         Ok(Datapath {
-            attached: BTreeMap::new(),
+            interfaces: BTreeMap::new(),
             pins: None,
             tables,
             firewall,

@@ -40,6 +40,8 @@ pub struct Swept {
     pub unbound: u64,
     /// Full-nat ports that were released.
     pub ports: u64,
+    /// Slots of interfaces that entries name, a bit for each.
+    pub interface_slots: u64,
 }
 
 /// Whether a connection, by its client's flow and its backend's id, may stay.
@@ -161,6 +163,9 @@ impl Pass<'_> {
         for (is_established, map) in [(true, established), (false, opening)] {
             connections::for_each::<F>(map, |key, entry| {
                 swept.entries += 1;
+                // Beyond 63: not known, NO_SLOT.
+                let slot = 1_u64.checked_shl(entry.client_slot.into());
+                swept.interface_slots |= slot.unwrap_or_default();
                 if !(self.still_bound)(&entry.client_flow(), entry.backend) {
                     unbound.push((is_established, key.to_vec(), entry));
                 } else if self.too_old(entry.state, entry.last_seen) {

@@ -42,15 +42,15 @@ use reach::{Lookup, RouteAnswer};
 use targets::{Cause, Id, Targets};
 
 /// Events taken in by one turn. Each takes some microseconds.
-const EVENTS: usize = 512;
+const EVENTS: usize = 256;
 /// Events thrown away by one turn after an overrun.
-const DISCARDED: usize = 4096;
+const DISCARDED: usize = 2048;
 /// Targets that one turn takes over from [`Neighbours::track`], finds concerned, or resolves anew.
-const TARGETS: usize = 1024;
+const TARGETS: usize = 512;
 /// Next hops that one order asks.
 const HOPS: usize = 256;
 /// Targets whose way one order asks for, with two requests each.
-const WAYS: usize = 256;
+const WAYS: usize = 128;
 
 /// Orders about routes leave at most this often: even where routes flap without end, asking after
 /// them takes a part of one CPU only.
@@ -64,7 +64,7 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// How many targets are asked for so in a second at most: with more, each has its turn less often.
 const REFRESH_RATE: u32 = 1000;
 /// How often some of them are asked for.
-const REFRESH_STEP: Duration = Duration::from_millis(500);
+const REFRESH_STEP: Duration = Duration::from_millis(100);
 
 /// How long nothing is asked after the conversation with the kernel has failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -168,16 +168,35 @@ pub struct Work {
     pub events: u64,
     /// Times that events were lost and everything was listed anew.
     pub rereads: u64,
-    /// Requests for the way to a target.
+    /// Targets whose way was asked for since something may have changed it, with two requests each.
     pub ways: u64,
+    /// Targets whose way was asked for in turn, with one request each.
+    pub refreshed: u64,
     /// Requests to ask a neighbour, or to forget it.
     pub neighbours: u64,
     /// Targets resolved anew.
     pub resolved: u64,
     /// Most events that one turn read.
     pub most_events: usize,
-    /// Most requests in one order.
+    /// Most requests that one turn gave out.
     pub most_requests: usize,
+    /// Most targets that one turn resolved anew.
+    pub most_resolved: usize,
+}
+
+impl Work {
+    /// What has been done since then.
+    pub fn since(&self, then: &Work) -> Work {
+        Work {
+            events: self.events - then.events,
+            rereads: self.rereads - then.rereads,
+            ways: self.ways - then.ways,
+            refreshed: self.refreshed - then.refreshed,
+            neighbours: self.neighbours - then.neighbours,
+            resolved: self.resolved - then.resolved,
+            ..*self
+        }
+    }
 }
 
 /// The state of reading the event socket.
@@ -589,7 +608,6 @@ impl Neighbours {
             return;
         }
         self.work.neighbours += asked_hops as u64;
-        self.work.ways += (requests.len() - asked_hops) as u64;
         self.work.most_requests = self.work.most_requests.max(requests.len());
         self.asker.order(Order::Ask(requests));
     }
@@ -620,6 +638,7 @@ impl Neighbours {
             };
             asked += 1;
             if let Some((address, oif)) = self.question(id) {
+                self.work.ways += 1;
                 requests.push(Request::Way(address, oif));
                 self.questions.push(Question::Way(id, true));
                 requests.push(Request::Route(address, oif));
@@ -635,6 +654,7 @@ impl Neighbours {
             for id in self.targets.refresh(share.ceil() as usize) {
                 asked += 1;
                 if let Some((address, oif)) = self.question(id) {
+                    self.work.refreshed += 1;
                     requests.push(Request::Way(address, oif));
                     self.questions.push(Question::Way(id, false));
                 }
@@ -660,7 +680,7 @@ impl Neighbours {
     /// Computes resolutions anew, those that changes concern.
     fn resolve(&mut self) {
         self.drop_gone();
-        for _ in 0..TARGETS {
+        for resolved in 1..=TARGETS {
             let Some(id) = self.targets.next_to_resolve() else {
                 return;
             };
@@ -668,6 +688,7 @@ impl Neighbours {
                 continue;
             };
             self.work.resolved += 1;
+            self.work.most_resolved = self.work.most_resolved.max(resolved);
             let resolution = reach::resolve(
                 &self.facts,
                 &self.probes,

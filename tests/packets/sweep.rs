@@ -138,3 +138,17 @@ fn the_end_of_a_connection_without_a_service_is_counted() {
     assert_eq!(lab.sweep().unbound, 1);
     assert_eq!(expired(&lab, id), 1);
 }
+
+#[test]
+fn a_sweep_says_which_interfaces_slots_entries_name() {
+    let lab = Lab::new(STANDARD);
+    assert_eq!(lab.sweep().interface_slots, 0);
+    let map = lab.map("conntrack");
+    for (port, slot) in [(1000, 3), (1001, 3), (1002, 63), (1003, 0xffff)] {
+        let (flow, mut entry) = entry(&lab, port, 0);
+        entry.c.conn.hop.slot = slot;
+        map.update(abi::bytes_of(&flow), abi::bytes_of(&entry), MapFlags::ANY)
+            .expect("update");
+    }
+    assert_eq!(lab.sweep().interface_slots, 1 << 3 | 1 << 63);
+}
