@@ -479,7 +479,9 @@ mod tests {
         assert!(reason(resolve(&facts, &probes, &t, Some(&way)))
             .contains("is not an Ethernet interface"));
         facts.apply(Event::LinkGone(1));
-        assert!(reason(resolve(&facts, &probes, &t, Some(&way))).contains("gone"));
+        assert!(
+            reason(resolve(&facts, &probes, &t, Some(&way))).contains("does not exist any more")
+        );
     }
 
     #[test]
