@@ -150,8 +150,15 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 18] {
     ]
 }
 
-impl Datapath {
-    /// Creates the maps and loads the programs. Nothing is attached or pinned yet.
+/// The programs and their maps in the kernel, whatever the maps hold. A load takes a second, nearly all of
+/// it the verifier's.
+pub struct Loaded {
+    limits: Limits,
+    skeleton: XdpLbSkel<'static>,
+}
+
+impl Loaded {
+    /// Creates the maps and loads the programs.
     ///
     /// # Errors
     /// When the kernel refuses, with its message.
@@ -171,6 +178,37 @@ impl Datapath {
             }
         }
         let skeleton = open.load().map_err(load::refused)?;
+        Ok(Loaded {
+            limits: *limits,
+            skeleton,
+        })
+    }
+
+    /// Second handles to all maps.
+    ///
+    /// # Errors
+    /// When the kernel refuses to duplicate one.
+    pub fn maps(&self) -> Result<Vec<MapHandle>, Error> {
+        let maps = self.skeleton.object().maps();
+        maps.map(|map| duplicate(&map)).collect()
+    }
+}
+
+impl Datapath {
+    /// Creates the maps and loads the programs. Nothing is attached or pinned yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses, with its message.
+    pub fn load(limits: &Limits) -> Result<Self, Error> {
+        Self::over(Loaded::load(limits)?)
+    }
+
+    /// Over programs that are loaded already, and maps that are as a load leaves them.
+    ///
+    /// # Errors
+    /// When a map is not of the shape that is known here, or cannot be mapped into memory.
+    pub fn over(loaded: Loaded) -> Result<Self, Error> {
+        let Loaded { limits, skeleton } = loaded;
         let maps = &skeleton.maps;
         let tables = Tables {
             settings: Array::map(&maps.settings)?,
@@ -179,7 +217,7 @@ impl Datapath {
             backends: Array::map(&maps.backends)?,
             maglev: maglev::MaglevTables::new(
                 Array::map(&maps.maglev)?,
-                regions::capacity_for(limits),
+                regions::capacity_for(&limits),
             ),
             nat_pool: Array::map(&maps.nat_pool)?,
             interfaces: Array::map(&maps.interfaces)?,
@@ -205,13 +243,22 @@ impl Datapath {
             policies,
             totals,
             in_force: None,
-            limits: *limits,
+            limits,
             cpus,
             clock,
-            // Keyed from the system\'s random numbers, for each new one.
+            // Keyed from the system's random numbers, for each new one.
             nat_secret: RandomState::new().build_hasher().finish(),
             skeleton,
         })
+    }
+
+    /// Detaches it and gives back the programs and maps, with what the maps hold by now. Pins are removed,
+    /// but libbpf would not make them a second time.
+    pub fn into_loaded(self) -> Loaded {
+        Loaded {
+            limits: self.limits,
+            skeleton: self.skeleton,
+        }
     }
 
     /// Pins every map under `pins`, which then belongs to this datapath.
@@ -269,11 +316,12 @@ impl Datapath {
 fn find_map(skeleton: &XdpLbSkel<'_>, name: &str) -> Result<Option<MapHandle>, Error> {
     let mut maps = skeleton.object().maps();
     maps.find(|map| map.name() == name)
-        .map(|map| {
-            MapHandle::try_from(&map)
-                .map_err(|error| Error::map(&map, "open", io::Error::other(error)))
-        })
+        .map(|map| duplicate(&map))
         .transpose()
+}
+
+fn duplicate(map: &libbpf_rs::Map<'_>) -> Result<MapHandle, Error> {
+    MapHandle::try_from(map).map_err(|error| Error::map(map, "open", io::Error::other(error)))
 }
 
 /// A handle to a map that has to be there.

@@ -6,10 +6,12 @@
 pub mod cases;
 pub mod cells;
 pub mod dialog;
+mod elements;
 pub mod frame;
 pub mod ip;
 pub mod knock;
 pub mod live;
+pub mod pool;
 pub mod runner;
 pub mod table;
 
@@ -21,7 +23,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapFlags, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, ProgramInput};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{unshare, CloneFlags};
 use xdplb::config::blocklist::Contents;
@@ -29,10 +31,11 @@ use xdplb::config::{self, Config, Limits, MacAddress, Timeouts};
 use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::pins::PinDir;
 use xdplb::datapath::reasons::{self, REASONS};
-use xdplb::datapath::{Datapath, Interface, Settings};
+use xdplb::datapath::{Interface, Settings};
 use xdplb::state::{self, Desired, Hop, World};
 
 pub use crate::frames::{assert_same, hex};
+use pool::Lent;
 
 /// Slots of the interfaces; their names are [`NAMES`].
 pub const CLIENTS: u16 = 0;
@@ -132,7 +135,9 @@ pub struct Traffic {
 
 /// The datapath under test.
 pub struct Lab {
-    pub datapath: Datapath,
+    pub datapath: Lent,
+    /// Those of its maps that every packet is counted in.
+    maps: Counts,
     pub desired: Desired,
     pub settings: Settings,
     /// Kernel's indices of the interfaces, by slot.
@@ -149,6 +154,12 @@ pub struct Lab {
     new_flows: u32,
 }
 
+/// Where packets are counted.
+struct Counts {
+    counters: MapHandle,
+    traffic: MapHandle,
+}
+
 impl Lab {
     /// With these services, in the form of the configuration file.
     pub fn new(services: &str) -> Lab {
@@ -157,23 +168,20 @@ impl Lab {
 
     pub fn with_limits(services: &str, connections: u32) -> Lab {
         let ifindex = namespace();
-        let limits = Limits {
-            services: 32,
-            backends: 64,
-            connections,
-            firewall_rules: 2048,
-            sources: 1024,
-        };
-        let mut datapath = Datapath::load(&limits).unwrap_or_else(|error| {
-            panic!("these tests load XDP programs into the kernel: run them as root, on Linux 6.1 or newer with BPF: {error:#}")
-        });
+        let mut datapath = Lent::take(&Lab::limits(connections));
         for slot in [CLIENTS, BACKENDS, OTHER] {
             datapath
                 .set_interface(slot, &interface(slot, &ifindex))
                 .expect("an interface's slot");
         }
+        let map = |name| datapath.map(name).expect("a handle").expect("a map");
+        let maps = Counts {
+            counters: map("counters"),
+            traffic: map("traffic"),
+        };
         let mut lab = Lab {
             datapath,
+            maps,
             desired: Desired::default(),
             settings: Settings {
                 timeouts: Timeouts::default(),
@@ -192,6 +200,17 @@ impl Lab {
         };
         lab.reload(services);
         lab
+    }
+
+    /// `[limits]`, with so many connections.
+    pub fn limits(connections: u32) -> Limits {
+        Limits {
+            services: 32,
+            backends: 64,
+            connections,
+            firewall_rules: 2048,
+            sources: 1024,
+        }
     }
 
     /// The interface in `slot`, as the datapath knows it in the beginning.
@@ -320,18 +339,14 @@ impl Lab {
 
     /// Runs the program over one frame that comes in by the interface in `slot`.
     pub fn send(&self, slot: u16, frame: &[u8]) -> Sent {
-        let (reasons, traffic) = (self.reasons(), self.all_traffic());
+        let (counts, forwarded) = (self.counts(), self.all_forwarded());
         let (code, bytes) = self.run(slot, frame);
-        let counted: Vec<(&'static str, u64)> = self
-            .reasons()
-            .into_iter()
-            .map(|(name, count)| (name, count - reasons[name]))
-            .filter(|(_, count)| *count != 0)
+        let after = self.counts();
+        let counted: Vec<(&'static str, u64)> = (REASONS.iter().zip(after.iter().zip(&counts)))
+            .filter(|(_, (after, before))| after != before)
+            .map(|(reason, (after, before))| (reason.name, after - before))
             .collect();
-        let forwarded = {
-            let after = self.all_traffic();
-            after.packets_in + after.packets_out - traffic.packets_in - traffic.packets_out
-        };
+        let forwarded = self.all_forwarded() - forwarded;
         let verdict = match (code, counted.as_slice(), forwarded) {
             (1, [(reason, 1)], 0) => Verdict::Drop(reason),
             (2, [(reason, 1)], 0) => Verdict::Pass(reason),
@@ -394,24 +409,22 @@ impl Lab {
 
     /// How many packets each reason has met.
     pub fn reasons(&self) -> BTreeMap<&'static str, u64> {
-        let counters = self.map("counters");
-        (0_u32..)
-            .zip(REASONS)
-            .map(|(index, reason)| {
-                let sum = counters
-                    .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
-                    .expect("counters")
-                    .expect("a counter for each reason")
-                    .iter()
-                    .map(|bytes| {
-                        from_bytes::<abi::counter>(bytes)
-                            .expect("a counter")
-                            .packets
-                    })
-                    .sum();
-                (reason.name, sum)
-            })
-            .collect()
+        let names = REASONS.iter().map(|reason| reason.name);
+        names.zip(self.counts()).collect()
+    }
+
+    /// Likewise, in the order of [`REASONS`].
+    fn counts(&self) -> Vec<u64> {
+        let counters = &self.maps.counters;
+        let cpus = elements::first(counters, REASONS.len() as u32);
+        let of_reason = |element: &[u8]| {
+            let cpus = element.chunks_exact(size_of::<abi::counter>());
+            let packets =
+                cpus.map(|cpu| from_bytes::<abi::counter>(cpu).expect("a counter").packets);
+            packets.sum()
+        };
+        let each = cpus.chunks_exact(elements::stride(counters));
+        each.map(of_reason).collect()
     }
 
     /// What went to the backend of that id, and came back.
@@ -435,16 +448,19 @@ impl Lab {
         sum
     }
 
-    fn all_traffic(&self) -> Traffic {
+    /// How many packets went to backends or came back.
+    fn all_forwarded(&self) -> u64 {
         // Ids are given out from 0; those of backends that are gone may still be counted for.
-        let mut sum = Traffic::default();
         let last = self.desired.backends.keys().max().copied().unwrap_or(0);
-        for id in 0..=last.max(15) {
-            let one = self.traffic(id);
-            sum.packets_in += one.packets_in;
-            sum.packets_out += one.packets_out;
-        }
-        sum
+        let cpus = elements::first(&self.maps.traffic, last.max(15) + 1);
+        let packets = cpus.chunks_exact(size_of::<abi::traffic>()).map(|cpu| {
+            let cpu: abi::traffic = from_bytes(cpu).expect("struct traffic");
+            let exchanges = cpu.by.iter();
+            exchanges
+                .map(|exchange| exchange.packets_in + exchange.packets_out)
+                .sum::<u64>()
+        });
+        packets.sum()
     }
 
     /// The id of the backend with that name.
@@ -534,6 +550,7 @@ impl Lab {
         let path = Path::new("/sys/fs/bpf").join(name);
         let pins = PinDir::open(&path).expect("a pin directory; it needs a bpffs and root");
         self.datapath.pin(pins).expect("pins");
+        self.datapath.keep();
         path
     }
 
