@@ -18,15 +18,20 @@ use crate::state::{Desired, Health};
 pub struct Faults(BTreeSet<(IpAddr, String)>);
 
 impl Faults {
-    /// Logs what has become unusable or usable since the last time.
+    /// Logs what has become unusable or usable since the last time. `changed` has the addresses of the
+    /// backends that may have; `None`: all may.
     pub fn check(
         &mut self,
         config: &Config,
         desired: &Desired,
         network: &Network,
         interfaces: &Interfaces,
+        changed: Option<&BTreeSet<IpAddr>>,
     ) {
-        let found = find(config, desired, network, interfaces);
+        let concerns = |address: &IpAddr| changed.is_none_or(|changed| changed.contains(address));
+        let mut found = find(config, desired, network, interfaces, concerns);
+        let known = self.0.iter().filter(|(address, _)| !concerns(address));
+        found.extend(known.cloned());
         for (address, reason) in found.difference(&self.0) {
             warn!("backend {address} counts as down: {reason}");
         }
@@ -53,9 +58,12 @@ fn find(
     desired: &Desired,
     network: &Network,
     interfaces: &Interfaces,
+    concerns: impl Fn(&IpAddr) -> bool,
 ) -> BTreeSet<(IpAddr, String)> {
     let unreachable = config.services.iter().flat_map(|service| {
-        service.backends.iter().filter_map(|backend| {
+        let backends = service.backends.iter();
+        let backends = backends.filter(|backend| concerns(&backend.address));
+        backends.filter_map(|backend| {
             let obstacle = interfaces.obstacle(network, service.forward, &target(backend))?;
             Some((backend.address, obstacle))
         })
@@ -63,7 +71,7 @@ fn find(
     let without_source = desired
         .backends
         .values()
-        .filter(|backend| backend.health == Health::NoSource)
+        .filter(|backend| backend.health == Health::NoSource && concerns(&backend.address))
         .map(|backend| {
             let (address, forward) = (backend.address, backend.forward);
             (address, no_source(forward, Family::of(address)))

@@ -16,12 +16,28 @@ use crate::state::{self, Desired};
 pub trait Maps {
     /// Makes the maps what the plan says, whatever they hold.
     fn apply(&mut self, plan: &Desired, settings: &Settings) -> Result<(), datapath::Error>;
+
+    /// Likewise, and looks only at what differs from the plan that was written last.
+    fn follow(&mut self, plan: &Desired, settings: &Settings) -> Result<(), datapath::Error>;
 }
 
 impl Maps for Datapath {
     fn apply(&mut self, plan: &Desired, settings: &Settings) -> Result<(), datapath::Error> {
         Datapath::apply(self, plan, settings)
     }
+
+    fn follow(&mut self, plan: &Desired, settings: &Settings) -> Result<(), datapath::Error> {
+        Datapath::follow(self, plan, settings)
+    }
+}
+
+/// What is looked at when a plan is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All that the maps hold: what has drifted is mended.
+    Everything,
+    /// What differs from the plan in force.
+    Difference,
 }
 
 /// The plan in force.
@@ -61,12 +77,15 @@ impl InForce {
         &mut self,
         maps: &mut impl Maps,
         settings: &Settings,
+        mut scope: Scope,
         next: impl Fn(&Desired) -> Result<Desired, Error>,
     ) -> Result<(), (Error, Former)> {
         let mut former = Former::new();
         loop {
             let before = Arc::clone(&self.plan);
-            let written = next(&before).and_then(|plan| self.write(maps, settings, Arc::new(plan)));
+            let written =
+                next(&before).and_then(|plan| self.write(maps, settings, scope, Arc::new(plan)));
+            scope = Scope::Difference;
             if let Err(error) = written {
                 return Err((error, former));
             }
@@ -85,7 +104,8 @@ impl InForce {
         let way = former.into_iter().chain([Arc::clone(&self.plan)]).rev();
         for plan in way {
             let next_generation = self.plan.next_generation;
-            if let Err(error) = self.write(maps, settings, Arc::clone(&plan)) {
+            let scope = Scope::Everything;
+            if let Err(error) = self.write(maps, settings, scope, Arc::clone(&plan)) {
                 error!("going back to the previous configuration: {error}");
                 self.plan = plan;
             }
@@ -97,10 +117,15 @@ impl InForce {
         &mut self,
         maps: &mut impl Maps,
         settings: &Settings,
+        scope: Scope,
         next: Arc<Desired>,
     ) -> Result<(), Error> {
         self.bindings.expect(&next);
-        if let Err(error) = maps.apply(&next, settings) {
+        let written = match scope {
+            Scope::Everything => maps.apply(&next, settings),
+            Scope::Difference => maps.follow(&next, settings),
+        };
+        if let Err(error) = written {
             self.keep_generations(next.next_generation);
             return Err(error.into());
         }
@@ -196,24 +221,36 @@ mod tests {
         Ok(state::plan(previous, config, &world)?)
     }
 
-    /// Which services each write had, by id; refuses those whose number is listed.
+    /// Which services each write had, by id, and what it looked at; refuses those whose number is listed.
     #[derive(Default)]
     struct Written {
         refused: Vec<usize>,
         plans: Vec<Vec<(u32, String)>>,
+        scopes: Vec<Scope>,
     }
 
-    impl Maps for Written {
-        fn apply(&mut self, plan: &Desired, _: &Settings) -> Result<(), datapath::Error> {
+    impl Written {
+        fn write(&mut self, plan: &Desired, scope: Scope) -> Result<(), datapath::Error> {
             let services = plan.services.iter();
             self.plans
                 .push(services.map(|(&id, s)| (id, s.name.clone())).collect());
+            self.scopes.push(scope);
             if self.refused.contains(&self.plans.len()) {
                 return Err(datapath::Error::Regions {
                     service: "of the test".into(),
                 });
             }
             Ok(())
+        }
+    }
+
+    impl Maps for Written {
+        fn apply(&mut self, plan: &Desired, _: &Settings) -> Result<(), datapath::Error> {
+            self.write(plan, Scope::Everything)
+        }
+
+        fn follow(&mut self, plan: &Desired, _: &Settings) -> Result<(), datapath::Error> {
+            self.write(plan, Scope::Difference)
         }
     }
 
@@ -235,12 +272,12 @@ mod tests {
     fn begun() -> (InForce, Written, Config) {
         let config = file(&[("a", 80), ("b", 81)]);
         let (mut in_force, mut maps) = (InForce::default(), Written::default());
-        let put = in_force.put(&mut maps, &settings(&config), |before| {
+        let put = in_force.put(&mut maps, &settings(&config), Scope::Everything, |before| {
             planned(before, &config)
         });
         put.map_err(|(error, _)| error).expect("the first plan");
         in_force.take_purge();
-        maps.plans.clear();
+        (maps.plans.clear(), maps.scopes.clear());
         (in_force, maps, config)
     }
 
@@ -251,11 +288,12 @@ mod tests {
         let bindings = in_force.bindings();
         assert!(bindings.is_bound(&client(80), 0));
         let next = file(&[("c", 82), ("d", 83)]);
-        let put = in_force.put(&mut maps, &settings(&config), |before| {
+        let put = in_force.put(&mut maps, &settings(&config), Scope::Everything, |before| {
             planned(before, &next)
         });
         put.map_err(|(error, _)| error).expect("both plans");
         assert_eq!(maps.plans, [vec![], named(&[(0, "c"), (1, "d")])]);
+        assert_eq!(maps.scopes, [Scope::Everything, Scope::Difference]);
         assert!(in_force.take_purge() && !in_force.take_purge());
         assert!(bindings.is_bound(&client(82), 0));
         assert!(!bindings.is_bound(&client(80), 0));
@@ -268,7 +306,9 @@ mod tests {
         maps.refused = vec![2];
         let next = file(&[("c", 82), ("d", 83)]);
         let settings = settings(&config);
-        let put = in_force.put(&mut maps, &settings, |before| planned(before, &next));
+        let put = in_force.put(&mut maps, &settings, Scope::Everything, |before| {
+            planned(before, &next)
+        });
         let (_, passed) = put.expect_err("the second half is refused");
         let tried = in_force.plan().next_generation;
         assert!(in_force.bindings().is_bound(&client(82), 0));
@@ -277,6 +317,7 @@ mod tests {
         let both = named(&[(0, "a"), (1, "b")]);
         let other = named(&[(0, "c"), (1, "d")]);
         assert_eq!(maps.plans, [vec![], other, vec![], both]);
+        assert_eq!(maps.scopes[2..], [Scope::Everything; 2]);
         let now = in_force.plan();
         assert_eq!(now.next_generation, tried);
         assert!(tried > former.next_generation);
@@ -296,7 +337,9 @@ mod tests {
         maps.refused = vec![1];
         let next = file(&[("a", 80), ("b", 85)]);
         let settings = settings(&config);
-        let put = in_force.put(&mut maps, &settings, |before| planned(before, &next));
+        let put = in_force.put(&mut maps, &settings, Scope::Everything, |before| {
+            planned(before, &next)
+        });
         let (_, passed) = put.expect_err("it is refused");
         // While some of it may be in the maps, both count.
         assert!(in_force.bindings().is_bound(&client(81), 1));
@@ -314,7 +357,9 @@ mod tests {
         maps.refused = vec![2, 3, 4];
         let next = file(&[("c", 82), ("d", 83)]);
         let settings = settings(&config);
-        let put = in_force.put(&mut maps, &settings, |before| planned(before, &next));
+        let put = in_force.put(&mut maps, &settings, Scope::Everything, |before| {
+            planned(before, &next)
+        });
         let (_, passed) = put.expect_err("the second half is refused");
         in_force.go_back(&mut maps, &settings, passed);
         let services = in_force.plan().services.values();

@@ -51,6 +51,9 @@ use reloads::Reloads;
 use stops::Stops;
 use writer::Setup;
 
+/// Targets that are handed to the writer in one order.
+const TARGETS_AT_ONCE: usize = 1024;
+
 /// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -239,10 +242,7 @@ impl Daemon {
                 for asker in askers {
                     self.answer(asker, &answer);
                 }
-                debug!(
-                    "during the reload the control loop stood still for {:.1?} at most",
-                    self.stops.take()
-                );
+                debug!("during the reload {}", self.stops.take());
                 if again {
                     self.begin_reload();
                 }
@@ -270,9 +270,9 @@ impl Daemon {
         }
         if self.changes.any() && !self.network_under_way {
             self.network_under_way = true;
-            let changes = std::mem::take(&mut self.changes);
-            let network = self.neighbours.network();
-            self.writer.send(Order::Network(network, changes));
+            let changes = self.changes.take(TARGETS_AT_ONCE);
+            let update = self.neighbours.update(&changes.targets);
+            self.writer.send(Order::Network(update, changes));
         }
     }
 

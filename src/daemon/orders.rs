@@ -11,12 +11,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::Error;
 use crate::control::Answer;
-use crate::neighbours::{Network, Target};
+use crate::neighbours::{Target, Update};
 
 /// What the loop wants of the writer.
 pub enum Order {
     /// The network has changed. The next such order comes after [`Outcome::Taken`].
-    Network(Network, Changes),
+    Network(Update, Changes),
     /// Read the file again and put it in force.
     Reload,
     /// Let go of everything and end.
@@ -36,6 +36,18 @@ impl Changes {
     /// Whether there are any.
     pub fn any(&self) -> bool {
         self.links || !self.targets.is_empty()
+    }
+
+    /// At most so many targets of them, and links in any case; the others stay.
+    pub fn take(&mut self, most: usize) -> Changes {
+        let rest = match self.targets.iter().nth(most).cloned() {
+            Some(first) => self.targets.split_off(&first),
+            None => BTreeSet::new(),
+        };
+        Changes {
+            links: std::mem::take(&mut self.links),
+            targets: std::mem::replace(&mut self.targets, rest),
+        }
     }
 
     /// With those of `later`.
@@ -148,6 +160,28 @@ mod tests {
 
     use super::*;
     use crate::waiting::wait;
+
+    #[test]
+    fn changes_are_taken_a_part_at_a_time() {
+        let target = |last| Target {
+            address: [192, 0, 2, last].into(),
+            interface: None,
+            mac: None,
+        };
+        let mut changes = Changes {
+            links: true,
+            targets: (0..5).map(target).collect(),
+        };
+        let first = changes.take(3);
+        assert_eq!(
+            (first.links, first.targets),
+            (true, (0..3).map(target).collect())
+        );
+        assert!(changes.any() && !changes.links);
+        assert_eq!(changes.take(3).targets, (3..5).map(target).collect());
+        assert!(!changes.any());
+        assert!(!changes.take(3).any());
+    }
 
     fn wait_for(outcomes: &Outcomes) {
         let late = Instant::now() + Duration::from_secs(10);

@@ -4,6 +4,7 @@
 //! loop goes on. What the network looks like comes to it as plain values.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -13,7 +14,7 @@ use log::{debug, error, info, warn};
 
 use super::blocklists;
 use super::faults::Faults;
-use super::in_force::{Former, InForce};
+use super::in_force::{Former, InForce, Scope};
 use super::interfaces::{self, Interfaces};
 use super::mtus::Mtus;
 use super::orders::{Changes, Order, Outbox, Outcome};
@@ -127,8 +128,8 @@ impl Inbox<'_> {
         let mut reload = false;
         while !targets.iter().all(|target| network.is_resolved(target)) {
             match self.next(deadline) {
-                Some(Order::Network(now, changed)) => {
-                    *network = now;
+                Some(Order::Network(update, changed)) => {
+                    network.update(update);
                     changes.add(changed);
                 }
                 Some(Order::Reload) => reload = true,
@@ -156,6 +157,10 @@ struct Writer<'a> {
     faults: Faults,
     mtus: Mtus,
     exhausted: Watch,
+    /// The maps could not follow the network; it is tried again.
+    is_behind: bool,
+    /// Changes of `network` that came while something else was done, and are not followed yet.
+    missed: Changes,
 }
 
 /// A counter whose growth is worth a warning.
@@ -183,15 +188,19 @@ impl<'a> Writer<'a> {
         datapath.pin(pins)?;
         inbox.check()?;
 
-        inbox.await_answers(&mut network, &mut Changes::default(), &targets(&config))?;
+        let mut missed = Changes::default();
+        inbox.await_answers(&mut network, &mut missed, &targets(&config))?;
         let mut in_force = InForce::default();
         in_force
-            .put(&mut datapath, &settings(&config), |before| {
-                plan(before, &config, &blocklists, &network, &interfaces)
-            })
+            .put(
+                &mut datapath,
+                &settings(&config),
+                Scope::Everything,
+                |before| plan(before, &config, &blocklists, &network, &interfaces, None),
+            )
             .map_err(|(error, _)| error)?;
         let mut faults = Faults::default();
-        faults.check(&config, in_force.plan(), &network, &interfaces);
+        faults.check(&config, in_force.plan(), &network, &interfaces, None);
         let mut mtus = Mtus::default();
         mtus.check(in_force.plan(), &interfaces);
         inbox.check()?;
@@ -223,21 +232,25 @@ impl<'a> Writer<'a> {
             faults,
             mtus,
             exhausted: Watch::default(),
+            is_behind: false,
+            missed,
         })
     }
 
     fn serve(&mut self) {
+        self.catch_up();
         let mut next_look = Instant::now() + LOOK;
         let mut next_clock = Instant::now() + CLOCK_AGAIN;
         loop {
             let due = self.interfaces.next_deadline();
             match self.inbox.next(due.unwrap_or(next_look).min(next_look)) {
-                Some(Order::Network(network, _)) => {
-                    self.network = network;
-                    self.follow();
+                Some(Order::Network(update, changes)) => {
+                    self.network.update(update);
+                    self.follow(&changes);
                 }
                 Some(Order::Reload) => {
                     let answer = self.reload();
+                    self.catch_up();
                     self.inbox.outbox.send(Outcome::Reloaded(answer));
                 }
                 Some(Order::Stop) => return,
@@ -249,11 +262,14 @@ impl<'a> Writer<'a> {
                 .next_deadline()
                 .is_some_and(|due| due <= now)
             {
-                self.follow();
+                self.follow(&Changes::default());
             }
             if now >= next_look {
                 next_look = now + LOOK;
                 self.warn_if_exhausted(now);
+                if self.is_behind {
+                    self.follow(&Changes::default());
+                }
             }
             if now >= next_clock {
                 next_clock = now + CLOCK_AGAIN;
@@ -265,28 +281,60 @@ impl<'a> Writer<'a> {
     }
 
     /// The network has changed: interfaces, routes, neighbours.
-    fn follow(&mut self) {
+    fn follow(&mut self, changes: &Changes) {
+        let former = places(&self.interfaces);
         self.interfaces.follow(
             &self.config,
             &self.network,
             &mut self.datapath,
             Instant::now(),
         );
+        let whole = changes.links || self.is_behind || former != places(&self.interfaces);
+        let addresses = changes.targets.iter().map(|target| target.address);
+        let changed: Option<BTreeSet<IpAddr>> = (!whole).then(|| addresses.collect());
         // What was written of it holds; the next change goes on from there.
-        if let Err((error, _)) = self.put_in_force() {
-            error!("the network has changed, but the maps could not be updated: {error}");
+        match self.put_in_force(Scope::Difference, changed.as_ref()) {
+            Ok(()) => self.is_behind = false,
+            Err((error, _)) => {
+                // Once, not with each time that it is tried again.
+                if !self.is_behind {
+                    error!("the network has changed, but the maps could not be updated; trying again: {error}");
+                }
+                self.is_behind = true;
+            }
         }
+        self.tell(changed.as_ref());
+    }
+
+    /// What was missed while something else was done.
+    fn catch_up(&mut self) {
+        let missed = std::mem::take(&mut self.missed);
+        if missed.any() {
+            self.follow(&missed);
+        }
+    }
+
+    /// Tells the operator what the plan in force lacks. `changed` has the addresses of the backends whose next
+    /// hop may be another than before; `None`: any may.
+    fn tell(&mut self, changed: Option<&BTreeSet<IpAddr>>) {
         self.faults.check(
             &self.config,
             self.in_force.plan(),
             &self.network,
             &self.interfaces,
+            changed,
         );
         self.mtus.check(self.in_force.plan(), &self.interfaces);
     }
 
     /// Puts in force what the file, the blocklists and the network ask for now.
-    fn put_in_force(&mut self) -> Result<(), (Error, Former)> {
+    /// `changed` has the addresses of the backends whose next hop may be another than in the plan in force;
+    /// `None`: anything may.
+    fn put_in_force(
+        &mut self,
+        scope: Scope,
+        changed: Option<&BTreeSet<IpAddr>>,
+    ) -> Result<(), (Error, Former)> {
         let Writer {
             config,
             blocklists,
@@ -296,8 +344,8 @@ impl<'a> Writer<'a> {
         } = self;
         let put = self
             .in_force
-            .put(&mut self.datapath, &settings(config), |before| {
-                plan(before, config, blocklists, network, interfaces)
+            .put(&mut self.datapath, &settings(config), scope, |before| {
+                plan(before, config, blocklists, network, interfaces, changed)
             });
         self.purge();
         put
@@ -382,8 +430,13 @@ impl<'a> Writer<'a> {
         self.sweeping.set_timeouts(&self.config.timeouts);
         // An operator who reloads hears again of what is still wrong.
         self.mtus.forget();
-        // Backends may have stood behind an interface that is no longer ours.
-        self.follow();
+        let wanted = &self.config.datapath.interfaces;
+        if former_names.iter().any(|name| !wanted.contains(name)) {
+            // Backends may stand behind an interface that is no longer ours.
+            self.missed.links = true;
+        } else {
+            self.tell(None);
+        }
         Ok(())
     }
 
@@ -419,14 +472,14 @@ impl<'a> Writer<'a> {
         // Those of both, or what is in force would lose its neighbours should this fail.
         self.track(known.union(&targets).cloned().collect());
         let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
-        let mut changes = Changes::default();
         self.inbox
-            .await_answers(&mut self.network, &mut changes, &new)
+            .await_answers(&mut self.network, &mut self.missed, &new)
             .map_err(|error| (error, Former::new()))?;
-        self.put_in_force()
+        self.put_in_force(Scope::Everything, None)
     }
 
-    fn track(&self, targets: BTreeSet<Target>) {
+    fn track(&mut self, targets: BTreeSet<Target>) {
+        self.network.retain(&targets);
         self.inbox.outbox.send(Outcome::Track(targets));
     }
 
@@ -450,6 +503,14 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Which slot stands for which interface of the kernel.
+fn places(interfaces: &Interfaces) -> Vec<(u16, u32)> {
+    let taken = interfaces.taken();
+    taken
+        .map(|(slot, interface)| (slot, interface.ifindex))
+        .collect()
+}
+
 fn targets(config: &Config) -> BTreeSet<Target> {
     let services = config.services.iter();
     services
@@ -464,6 +525,7 @@ fn plan(
     blocklists: &Contents,
     network: &Network,
     interfaces: &Interfaces,
+    changed: Option<&BTreeSet<IpAddr>>,
 ) -> Result<Desired, Error> {
     let own_addresses: Vec<OwnAddress> = network
         .addresses()
@@ -480,7 +542,11 @@ fn plan(
         hop: &hop,
         own_addresses: &own_addresses,
     };
-    Ok(state::plan(previous, config, &world)?)
+    let planned = match changed {
+        Some(changed) => state::replan(previous, config, &world, changed),
+        None => state::plan(previous, config, &world),
+    };
+    Ok(planned?)
 }
 
 fn settings(config: &Config) -> Settings {

@@ -159,6 +159,34 @@ impl Network {
     pub fn is_resolved(&self, target: &Target) -> bool {
         matches!(self.resolved.get(target), Some(Resolution::Resolved { .. }))
     }
+
+    /// Takes in what has changed.
+    pub fn update(&mut self, update: Update) {
+        self.links = update.links;
+        self.addresses = update.addresses;
+        let resolved = Arc::make_mut(&mut self.resolved);
+        for (target, resolution) in update.targets {
+            match resolution {
+                Some(resolution) => resolved.insert(target, resolution),
+                None => resolved.remove(&target),
+            };
+        }
+    }
+
+    /// Forgets all targets but these.
+    pub fn retain(&mut self, targets: &BTreeSet<Target>) {
+        Arc::make_mut(&mut self.resolved).retain(|target, _| targets.contains(target));
+    }
+}
+
+/// What a [`Network`] on another thread lacks. Unlike a new one it shares no large table, which would have to
+/// be copied with the next change.
+#[derive(Debug, Clone)]
+pub struct Update {
+    links: Arc<BTreeMap<u32, Link>>,
+    addresses: Arc<BTreeSet<(u32, IpAddr)>>,
+    /// `None`: it is not tracked any more.
+    targets: Vec<(Target, Option<Resolution>)>,
 }
 
 /// How much has been done so far, for benchmarks and tests.
@@ -350,6 +378,18 @@ impl Neighbours {
             links: Arc::clone(&self.facts.links),
             addresses: Arc::clone(&self.facts.addresses),
             resolved: Arc::clone(&self.resolved),
+        }
+    }
+
+    /// What a network lacks that is up to date but for links, addresses and these targets.
+    pub fn update<'a>(&self, targets: impl IntoIterator<Item = &'a Target>) -> Update {
+        let targets = targets
+            .into_iter()
+            .map(|target| (target.clone(), self.resolved.get(target).cloned()));
+        Update {
+            links: Arc::clone(&self.facts.links),
+            addresses: Arc::clone(&self.facts.addresses),
+            targets: targets.collect(),
         }
     }
 
