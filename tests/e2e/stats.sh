@@ -136,7 +136,7 @@ sleep 1
 rates="$(look list --rate=2 --json | jq -c '.[] | select(.name == "echo") | .rate | [.packets_in, .packets_out, .bits_in] | map(round)')"
 check_contains "list --rate: packets and bits a second" "$rates" '^\[(9|10|11)[0-9],(9|10|11)[0-9],(3[6-9]|4[0-9])[0-9]{3}\]$'
 check_contains "list --rate: the table" "$(look list --rate=0.5)" \
-	'^ +-> [0-9.]+:7 +b[12] .* (9|10|11)[0-9](\.[0-9])? +(9|10|11)[0-9](\.[0-9])? +[34][0-9]\.[0-9]k +[34][0-9]\.[0-9]k$'
+	'^ +-> [0-9.]+:[7*] +b[12] .* (9|10|11)[0-9](\.[0-9])? +(9|10|11)[0-9](\.[0-9])? +[34][0-9]\.[0-9]k +[34][0-9]\.[0-9]k$'
 sleep 1
 kill -s INT "$text"
 kill -s TERM "$json"
