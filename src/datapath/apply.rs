@@ -82,7 +82,7 @@ impl Datapath {
         self.firewall
             .write(desired.firewall.as_ref(), &tables.grace)?;
         if desired.firewall.is_some() {
-            tables.admit(true, self.firewall.take_changed());
+            tables.admit(true, self.firewall.take_changed())?;
         }
         tables.widen_filter(desired);
         let moved = tables.write_sources(desired)?;
@@ -129,7 +129,7 @@ impl Datapath {
         }
         tables.narrow_filter(desired, longest(&settings.timeouts));
         // Last: sources that are permitted from here on are so by the rules and prefixes that are there now.
-        tables.admit(desired.firewall.is_some(), self.allowed.take_changed());
+        tables.admit(desired.firewall.is_some(), self.allowed.take_changed())?;
         self.firewall
             .clear(desired.firewall.as_ref(), &self.tables.grace)
     }
@@ -233,16 +233,23 @@ impl Tables {
     /// Has the firewall asked or not, and connections that have been let in judged anew if what is let in
     /// has changed: in one word, or a packet in between would be let in by the rules before and bear the
     /// stamp of the new ones. After the policies' bits, whose packets it has metered.
-    fn admit(&mut self, firewall: bool, changed: bool) {
+    fn admit(&mut self, firewall: bool, changed: bool) -> Result<(), Error> {
+        self.stamp_due |= changed;
+        if self.stamp_due {
+            // A packet that sees the new stamp has to see the new rules (see `array`).
+            self.grace.wait()?;
+        }
         let mut settings = self.settings.get(0).unwrap_or_default();
         let firewall = u32::from(firewall);
-        if changed || settings.firewall != firewall {
+        if self.stamp_due || settings.firewall != firewall {
             settings.admission = next_admission(settings.admission);
         }
         settings.firewall = firewall;
         settings.metered =
             u32::from(firewall == 1 || settings.policies.iter().any(|&bits| bits != 0));
         self.settings.set(0, &settings);
+        self.stamp_due = false;
+        Ok(())
     }
 
     fn widen_filter(&mut self, desired: &Desired) {

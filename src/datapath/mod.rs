@@ -95,6 +95,8 @@ struct Tables {
     sources: u32,
     /// Packets may still be on their way through the other half of it.
     sources_released: bool,
+    /// What is let in has changed, and the stamp of connections does not say so yet.
+    stamp_due: bool,
     grace: Grace,
     /// Addresses of backends that the plans no longer have, and since when.
     retired: BTreeMap<IpAddr, Instant>,
@@ -223,6 +225,7 @@ impl Datapath {
             interfaces: Array::map(&maps.interfaces)?,
             sources: 0,
             sources_released: false,
+            stamp_due: false,
             grace: Grace::new()?,
             retired: BTreeMap::new(),
         };

@@ -77,12 +77,14 @@ impl Policies {
         }
         if !changed.is_empty() {
             self.forget(&masks);
-        }
-        for (index, live, value) in changed {
-            if live.used == 0 || live.name != value.name {
-                percpu::clear::<abi::policy_hits>(&self.hits, index)?;
+            for (index, live, value) in &changed {
+                if live.used == 0 || live.name != value.name {
+                    percpu::clear::<abi::policy_hits>(&self.hits, *index)?;
+                }
+                self.policies.set(*index, value);
             }
-            self.policies.set(index, &value);
+            // A packet that sees the bit has to see the policy (see `array`).
+            grace.wait()?;
         }
         settings.set(
             0,
