@@ -293,18 +293,6 @@ static __noinline int remove_direction(__u8 family, const struct flow6 *flow,
 	return removed;
 }
 
-static __noinline void release_claim(__u8 family, const struct flow6 *reply)
-{
-	if (family == 4) {
-		struct flow4 narrow;
-
-		narrow_flow(reply, &narrow);
-		bpf_map_delete_elem(&nat_ports, &narrow);
-		return;
-	}
-	bpf_map_delete_elem(&nat_ports6, reply);
-}
-
 /* Makes every CPU look into the tables again. Two at once may count as one: the number is another.
  */
 static __always_inline void raise_epoch(void)
@@ -322,8 +310,6 @@ static __noinline void forget(__u8 family, const struct flow6 *client, const str
 	remove_direction(family, client, reply);
 	if (forward < FORWARD_L2)
 		remove_direction(family, reply, client);
-	if (forward == FORWARD_FULL_NAT)
-		release_claim(family, reply);
 	raise_epoch();
 }
 

@@ -1,118 +1,67 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * nat.h - the 5-tuple that a new connection leaves with: a source address and port whose replies
- * come back under a key that no other live connection has.
+ * nat.h - full-nat: the source address and port that a new connection leaves with.
+ *
+ * Owns the order in which a flow tries the ports, and which of them it may claim. A flow that
+ * opens, of which no more is known than a packet from an address that may be forged, claims in the
+ * first half of the ports. The rest is spare: for flows that go on without a claim, and for those
+ * that open where it is not half-open connections that fill the first half. So a flood of those
+ * cannot use up the ports.
  */
 #ifndef XDPLB_NAT_H
 #define XDPLB_NAT_H
 
+#include "claim.h"
 #include "connection.h"
 #include "csum.h"
 #include "maps.h"
 #include "packet.h"
 #include "work.h"
+#include "xxhash.h"
 
 /*
- * How many source ports are tried. 128 find a free one nearly always (98 %) while a thirtieth
- * of the range is free; a longer search would cost most when there is least to find.
+ * How many ports are tried: few in the first half, some in the three eighths after it, the others
+ * in the last eighth. Few tries fill a part to the last ports as long as another takes what they do
+ * not place. So more than 98 % of the ports are taken before the first connection is refused, and a
+ * connection needs many tries only where the last eighth is nearly full.
  */
-#define PORT_TRIES 128
-
-#define EEXIST 17
-
-static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *b)
-{
-	const __u32 *x = (const __u32 *)a, *y = (const __u32 *)b;
-	__u32 difference = 0;
-
-	for (__u32 i = 0; i < sizeof(*a) / sizeof(*x); i++)
-		difference |= x[i] ^ y[i];
-	return !difference;
-}
-
-static __always_inline int same_flow4(const struct flow4 *a, const struct flow4 *b)
-{
-	return !((a->saddr ^ b->saddr) | (a->daddr ^ b->daddr) | (a->sport ^ b->sport) |
-		 (a->dport ^ b->dport) | (a->protocol ^ b->protocol));
-}
-
+#define PORT_TRIES    128
+#define OPENING_TRIES 8	 /* in the first half */
+#define SPARE_TRIES   16 /* after it */
+/* How many spare ports a flow without a claim looks at, from where it would begin to claim. */
+#define SPARE_LOOKS 32
 /*
- * A claim stays until both entries of its connection are gone, so that even one whose entry the
- * LRU took is not given away under a connection that still runs. That connection gets it back.
- *
- * An error is an int: before Linux 6.4 a map's functions return one, and what BPF reads as the
- * upper half of a long says nothing of its sign.
+ * A flow that opens and has found none in the first half looks at this many spare ports, without
+ * regard to which are free. If among all those it has met there are so many half-open connections,
+ * it is they that fill the ports.
  */
-static __noinline int claim_ipv4(struct work *w)
-{
-	struct claim4 *value = &w->narrow_claim, *held;
-	int error;
+#define SPARE_SAMPLES 16
+#define CROWD	      1
 
-	narrow_flow(&w->facts.flow, &value->owner);
-	narrow_flow(&w->other_flow, &w->narrow_flow);
-	value->since = w->facts.now;
-	value->pad = 0;
-	error = bpf_map_update_elem(&nat_ports, &w->narrow_flow, value, BPF_NOEXIST);
-	if (!error)
-		return 0;
-	held = bpf_map_lookup_elem(&nat_ports, &w->narrow_flow);
-	if (!held || !same_flow4(&held->owner, &value->owner))
-		return error;
-	held->since = w->facts.now;
-	return 0;
-}
+/* What claim_source says where the flow is to go without a claim. */
+#define IS_CROWDED (-4)
 
-static __noinline int claim_ipv6(struct work *w)
-{
-	struct claim6 *value = &w->claim, *held;
-	int error;
-
-	value->owner = w->facts.flow;
-	value->since = w->facts.now;
-	value->pad = 0;
-	error = bpf_map_update_elem(&nat_ports6, &w->other_flow, value, BPF_NOEXIST);
-	if (!error)
-		return 0;
-	held = bpf_map_lookup_elem(&nat_ports6, &w->other_flow);
-	if (!held || !same_flow(&held->owner, &value->owner))
-		return error;
-	held->since = w->facts.now;
-	return 0;
-}
-
-/* Whether another connection holds the source in `scratch`. Not static: see track(). */
-__noinline int is_taken(void)
-{
-	struct work *w = array_at(scratch, 0);
-	const struct claim4 *held4;
-	const struct claim6 *held;
-
-	if (!w)
-		return 1;
-	if (w->facts.family == 4) {
-		narrow_flow(&w->facts.flow, &w->narrow_claim.owner);
-		narrow_flow(&w->other_flow, &w->narrow_flow);
-		held4 = bpf_map_lookup_elem(&nat_ports, &w->narrow_flow);
-		return held4 && !same_flow4(&held4->owner, &w->narrow_claim.owner);
-	}
-	held = bpf_map_lookup_elem(&nat_ports6, &w->other_flow);
-	return held && !same_flow(&held->owner, &w->facts.flow);
-}
-
-/* From one try to the next another address, and with each round of them another port. */
-static __always_inline int set_source(struct work *w, __u32 step)
+/* The source of a try, in w->own.c. Each try is a place of its own, whatever the others were: a
+ * flow whose first place is taken does not crowd those of the flows beside it. */
+static __noinline int set_source(struct work *w, __u32 attempt)
 {
 	const struct port_search *search = &w->search;
 	const struct nat_address *source;
+	__u64 spread = xxh64_avalanche((__u64)search->start << 32 | attempt);
+	const struct port_range *part = &search->opening;
+	__u32 place;
 
-	/* Neither is 0, which a division by it would need to know. */
-	source = array_at(nat_pool,
-			  search->pool + ((search->start >> 16) + step) % search->pool_size);
+	if (attempt >= OPENING_TRIES + SPARE_TRIES)
+		part = &search->last;
+	else if (attempt >= OPENING_TRIES)
+		part = &search->spare;
+	place = (spread >> 32) * part->size * search->pool_size >> 32;
+	/* pool_size is not 0, which a division by it would need to know. */
+	source = array_at(nat_pool, search->pool + place % search->pool_size);
 	if (!source)
 		return -1;
 	copy16(w->own.c.saddr, source->address);
-	w->own.c.sport = bpf_htons(search->first +
-				   (search->start + step / search->pool_size) % search->size);
+	w->own.c.sport = bpf_htons(part->first + place / search->pool_size);
 	reply_flow(&w->own.c, w->facts.flow.protocol, &w->other_flow);
 	return 0;
 }
@@ -123,10 +72,10 @@ static long try_port(__u64 index, void *unused __attribute__((unused)))
 	struct port_search *search;
 	int error;
 
-	if (!w || set_source(w, index))
+	if (!w || set_source(w, w->search.from + index))
 		return 1;
 	search = &w->search;
-	error = w->facts.family == 4 ? claim_ipv4(w) : claim_ipv6(w);
+	error = claim(w);
 	/* Only a port that another connection holds is worth another try. */
 	if (error == -EEXIST)
 		return 0;
@@ -134,42 +83,100 @@ static long try_port(__u64 index, void *unused __attribute__((unused)))
 	return 1;
 }
 
-/* Where the flow's search for a source begins: -1 if there is nowhere. */
-static __always_inline int begin_search(struct work *w, const struct backend *b, __u32 hash)
+/* Claims one of the sources of `tries` tries from `from` on. */
+static __always_inline int claim_one(struct work *w, __u32 from, __u32 tries)
+{
+	w->search.from = from;
+	w->search.result = REASON_NO_PORT;
+	bpf_loop(tries, try_port, NULL, 0);
+	return w->search.result;
+}
+
+static long look_at_port(__u64 index, void *unused __attribute__((unused)))
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (!w)
+		return 1;
+	w->search.attempt = w->search.from + index;
+	if (set_source(w, w->search.attempt))
+		return 1;
+	w->search.result = holder();
+	return w->search.result != HELD_BY_ANOTHER;
+}
+
+/* The first source from `from` on that no other connection holds, in w->own.c. Who holds it. */
+static __always_inline int find_unheld(struct work *w, __u32 from, __u32 tries)
+{
+	w->search.from = from;
+	w->search.result = HELD_BY_ANOTHER;
+	bpf_loop(tries, look_at_port, NULL, 0);
+	return w->search.result;
+}
+
+static long sample_port(__u64 index, void *unused __attribute__((unused)))
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (!w || set_source(w, w->search.from + index))
+		return 1;
+	holder();
+	return 0;
+}
+
+/* Whether half-open connections fill the ports, after the tries in the first half. */
+static __always_inline int is_crowded(struct work *w)
+{
+	w->search.from = OPENING_TRIES;
+	bpf_loop(SPARE_SAMPLES, sample_port, NULL, 0);
+	return w->search.half_open >= CROWD;
+}
+
+/* Where the flow's search for a source begins: -1 if there is nowhere. `opens`: see above. */
+static __noinline int begin_search(struct work *w, const struct backend *b, __u32 hash, int opens)
 {
 	const struct settings *s = array_at(settings, 0);
 	struct port_search *search = &w->search;
-	__u64 sources = READ_ONCE(b->nat_pool);
-	__u32 ports;
+	__u64 pool = READ_ONCE(b->nat_pool);
+	__u32 first, ports, opening, spare;
 
 	if (!s)
 		return -1;
 	/* One load, so that first and last belong together. */
 	ports = READ_ONCE(*(const __u32 *)&s->nat_port_first);
+	first = (__u16)ports;
+	ports = (ports >> 16) - first + 1;
 	search->start = hash;
-	search->pool = sources;
-	search->pool_size = sources >> 32;
-	search->first = (__u16)ports;
-	search->size = (ports >> 16) - search->first + 1;
-	search->result = REASON_NO_PORT;
-	return search->size && search->pool_size ? 0 : -1;
+	search->pool = pool;
+	search->pool_size = pool >> 32;
+	search->opens = opens;
+	search->half_open = 0;
+	opening = ports - ports / 2;
+	spare = ports / 2 - ports / 8;
+	search->opening = (struct port_range){first, opening};
+	search->spare = (struct port_range){first + opening, spare};
+	search->last = (struct port_range){first + opening + spare, ports / 8};
+	/* Where there are too few to be parted, all are tried. */
+	if (!spare)
+		search->spare = (struct port_range){first, ports};
+	if (!search->last.size)
+		search->last = (struct port_range){first, ports};
+	return ports && search->pool_size ? 0 : -1;
 }
 
-/* full-nat: one of our addresses and a port of ours, in w->own.c. */
-static __noinline int claim_source(struct work *w, const struct backend *b, __u32 hash)
+/* One of our addresses and a port of ours, in w->own.c, after begin_search. */
+static __noinline int claim_source(struct work *w)
 {
-	if (begin_search(w, b, hash))
-		return REASON_NO_PORT;
-	bpf_loop(PORT_TRIES, try_port, NULL, 0);
-	return w->search.result;
-}
+	int reason;
 
-/* Likewise, without a claim: the place where the search for one will begin. 0 if it is taken. */
-static __noinline int first_source(struct work *w, const struct backend *b, __u32 hash)
-{
-	if (begin_search(w, b, hash) || set_source(w, 0))
-		return 0;
-	return !is_taken();
+	if (w->search.opens) {
+		reason = claim_one(w, 0, OPENING_TRIES);
+		if (reason != REASON_NO_PORT)
+			return reason;
+		if (is_crowded(w))
+			return IS_CROWDED;
+	}
+	return claim_one(w, OPENING_TRIES, PORT_TRIES - OPENING_TRIES);
 }
 
 #endif

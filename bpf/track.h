@@ -118,7 +118,7 @@ static __noinline int store_connection(struct work *w)
 	reply_flow(&w->own.c, f->flow.protocol, &holder);
 	if (full_nat && !(found && same_flow(&holder, &w->other_flow))) {
 		table_remove(f->family, 0, &w->other_flow);
-		release_claim(f->family, &w->other_flow);
+		give_up_claim(w);
 	}
 	return found ? GO_ON : REASON_TABLE_FULL;
 }
@@ -145,7 +145,9 @@ static __noinline int go_unrecorded(struct work *w, const struct backend *b, __u
 		/* A reset without a connection has no port of ours to come from. */
 		if (f->tcp_flags & TCP_RST)
 			return REASON_NO_CONNECTION;
-		if (!first_source(w, b, hash))
+		if (opens_tcp(f) && is_half_open(w))
+			return GO_ON;
+		if (!borrow_source(w, b, hash))
 			return REASON_FLOODED;
 	}
 	compute_deltas(&f->flow, &w->own.c);
@@ -207,6 +209,8 @@ __noinline int open_connection(int stale)
 			count_closed(&c->conn);
 		reply_flow(c, f->flow.protocol, &w->other_flow);
 		forget(f->family, &f->flow, &w->other_flow, c->conn.forward);
+		if (c->conn.forward == FORWARD_FULL_NAT)
+			end_claim(w);
 	}
 	/* A reset without a connection goes by hash alone: it makes none. */
 	recorded = !(f->tcp_flags & TCP_RST) && record(f);
@@ -248,7 +252,9 @@ __noinline int open_connection(int stale)
 	hash = hash_flow(&f->flow, HASH_5_TUPLE, s->nat_secret) >> 32;
 	if (!recorded)
 		return go_unrecorded(w, b, hash);
-	reason = b->forward == FORWARD_FULL_NAT ? claim_source(w, b, hash) : find_source(w, hash);
+	reason = b->forward == FORWARD_FULL_NAT ? obtain_source(w, b, hash) : find_source(w, hash);
+	if (reason == IS_CROWDED)
+		return go_unrecorded(w, b, hash);
 	if (reason != GO_ON)
 		return reason;
 	compute_deltas(&f->flow, c);
@@ -304,6 +310,8 @@ static __noinline void promote(struct work *w)
 	    table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
 		return;
 	carry_status(w);
+	if (w->own.c.conn.forward == FORWARD_FULL_NAT)
+		settle_claim(w, is_over(w->own.c.conn.state) ? CLAIM_CLOSED : CLAIM_ESTABLISHED);
 	table_remove(f->family, 0, &w->other_flow);
 	table_remove(f->family, 0, &f->flow);
 }
@@ -402,7 +410,7 @@ __noinline int advance(void)
 	struct work *w = array_at(scratch, 0);
 	const struct settings *s = array_at(settings, 0);
 	struct entry *mine, *twin = NULL, *home;
-	int changed = 0, is_reply;
+	int changed = 0, is_reply, closes;
 	__u32 event, status;
 	struct facts *f;
 	struct conn *c;
@@ -447,7 +455,10 @@ __noinline int advance(void)
 	if (is_reply)
 		status |= CONN_REPLY << 8;
 	changed |= status ^ *status_word(c);
+	closes = is_over(status & 0xff) && !is_over(c->state) && c->state != CONN_OPENING;
 	*status_word(c) = status;
+	if (closes && c->forward == FORWARD_FULL_NAT)
+		settle_claim(w, CLAIM_CLOSED);
 	if (changed || idle_since(f->now, c->last_seen, s->refresh)) {
 		c->last_seen = f->now;
 		touch(&mine->conn, c);

@@ -10,14 +10,22 @@
 #include "maps.h"
 #include "packet.h"
 
+struct port_range {
+	__u32 first; /* host order */
+	__u32 size;
+};
+
 /* How full-nat looks for a source; see nat.h. */
 struct port_search {
-	__u32 start; /* from the flow's hash: where the search begins */
+	__u32 start; /* from the flow's hash: what its tries depend on */
 	__u32 pool;  /* slice of nat_pool: offset and size */
 	__u32 pool_size;
-	__u32 first; /* of the range of ports */
-	__u32 size;
-	int result; /* GO_ON, or why there is none */
+	struct port_range opening, spare, last; /* the parts of the ports */
+	__u32 from;				/* the first try in hand */
+	__u32 attempt;				/* the last one */
+	__u32 opens;				/* 1: the flow opens; 0: it goes on */
+	__u32 half_open;			/* holders met that are half-open */
+	int result;				/* GO_ON, or why there is none; or enum holder */
 };
 
 /* The search for the firewall's rule; see firewall.h. */

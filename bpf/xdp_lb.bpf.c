@@ -49,6 +49,8 @@
 #include "balance.h"
 #undef FAMILY
 
+#include "sweep.h"
+
 static __always_inline int balance(struct xdp_md *ctx)
 {
 	struct packet p = {};
@@ -78,6 +80,7 @@ struct shared_enums {
 	enum reason reason;
 	enum conn_state conn_state;
 	enum conn_flag conn_flag;
+	enum claim_state claim_state;
 	enum forward_mode forward_mode;
 	enum hash_by hash_by;
 	enum refusal refusal;

@@ -42,6 +42,9 @@ enum xdplb_limit {
 	POLICY_LIMIT = 8,	  /* [[dos]] policies of one protocol */
 	SOURCE_WAYS = 4,	  /* sources in a set of `dos_sources` */
 	TICK_SHIFT = 20,	  /* policies' time: jiffies << TICK_SHIFT */
+	CLAIM_STATE_BITS = 2,	  /* claim4.status: below the time, enum claim_state */
+	PORT_HOLD_SECONDS = 65,	  /* a full-nat port stays unused after a close: as long as the
+				     backend's TIME_WAIT, and then some */
 };
 
 /* The protocols that are counted and limited apart. */
@@ -409,20 +412,45 @@ struct allowance {
 	__u64 tokens;
 };
 
+/* What holds a full-nat source address and port. */
+enum claim_state {
+	CLAIM_OPENING,	   /* a connection of which both directions have not been seen yet */
+	CLAIM_ESTABLISHED, /* one of which they have */
+	CLAIM_CLOSED,	   /* nothing but the backend's TIME_WAIT, for PORT_HOLD_SECONDS */
+	CLAIM_RELEASED,	   /* nothing: it is about to be deleted, and changes no more */
+};
+
 /*
  * The holder of a full-nat source address and port: `nat_ports`, `nat_ports6`, keyed by
  * the flow of the replies. Never evicted, so that no two live connections share one.
  */
 struct claim4 {
 	struct flow4 owner; /* key of the client's direction */
-	__u32 since;	    /* jiffies */
-	__u32 pad;
+	__u64 status;	    /* since when, in jiffies << CLAIM_STATE_BITS, and what: enum
+			       claim_state. One word, changed by compare-and-swap */
 };
 
 struct claim6 {
 	struct flow6 owner;
-	__u32 since;
-	__u32 pad;
+	__u64 status;
+};
+
+/* What the `remove_entry` program is asked, and says. */
+struct entry_removal {
+	struct flow6 flow; /* the entry's key; IPv4 addresses mapped */
+	struct conn conn;  /* asked: the backend and generation; said: the entry as it was */
+	__u32 family;	   /* 4 or 6 */
+	__u32 established; /* 1: in conntrack, 0: in opening */
+	__u32 unbound;	   /* 1: if the backend is the one in `conn`; 0: if it is too old */
+	__u32 removed;	   /* 1: it has been */
+};
+
+/* What the `remove_claim` program is asked, and says. */
+struct claim_removal {
+	struct flow6 reply; /* the claim's key; IPv4 addresses mapped */
+	__u64 status;	    /* what it was */
+	__u32 family;	    /* 4 or 6 */
+	__u32 removed;	    /* 1: it has been */
 };
 
 /* Packets and bytes of one protocol, both ways. */

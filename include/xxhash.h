@@ -52,6 +52,17 @@ static inline __attribute__((always_inline)) __u64 xxh64_merge(__u64 acc, __u64 
 	return acc * XXH64_PRIME_1 + XXH64_PRIME_4;
 }
 
+/* The algorithm's last step: every bit of the input changes half of the output's. */
+static inline __attribute__((always_inline)) __u64 xxh64_avalanche(__u64 acc)
+{
+	acc ^= acc >> 33;
+	acc *= XXH64_PRIME_2;
+	acc ^= acc >> 29;
+	acc *= XXH64_PRIME_3;
+	acc ^= acc >> 32;
+	return acc;
+}
+
 static inline __attribute__((always_inline)) __u64 xxh64(const void *input, __u32 length,
 							 __u64 seed)
 {
@@ -97,12 +108,7 @@ static inline __attribute__((always_inline)) __u64 xxh64(const void *input, __u3
 		acc = xxh64_rotl(acc, 11) * XXH64_PRIME_1;
 	}
 
-	acc ^= acc >> 33;
-	acc *= XXH64_PRIME_2;
-	acc ^= acc >> 29;
-	acc *= XXH64_PRIME_3;
-	acc ^= acc >> 32;
-	return acc;
+	return xxh64_avalanche(acc);
 }
 
 #endif

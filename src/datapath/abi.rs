@@ -6,12 +6,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use super::skeleton::types::{
-    allowed_key, backend, backend_health, backend_state, claim4, claim6, clock_reading, conn,
-    conn4, conn6, conn_flag, conn_state, counter, dos_policy, dos_set, dos_source, echo, entry4,
-    entry6, epoch, exchange, expiries, filter, flow4, flow6, forward_mode, fw_level, fw_prefix,
-    fw_prefix_key, fw_rule, fw_step, hash_by, hits, hop, interface, nat_address, policy_hits,
-    protocol_class, reason, refusal, rule_action, rule_kind, rule_protocol, service, settings,
-    slots, traffic, vip, vip_key, xdplb_limit,
+    allowed_key, backend, backend_health, backend_state, claim4, claim6, claim_removal,
+    claim_state, clock_reading, conn, conn4, conn6, conn_flag, conn_state, counter, dos_policy,
+    dos_set, dos_source, echo, entry4, entry6, entry_removal, epoch, exchange, expiries, filter,
+    flow4, flow6, forward_mode, fw_level, fw_prefix, fw_prefix_key, fw_rule, fw_step, hash_by,
+    hits, hop, interface, nat_address, policy_hits, protocol_class, reason, refusal, rule_action,
+    rule_kind, rule_protocol, service, settings, slots, traffic, vip, vip_key, xdplb_limit,
 };
 
 /// Marks types without padding, references or invalid bit patterns.
@@ -43,6 +43,8 @@ plain! {
     entry6,
     claim4,
     claim6,
+    entry_removal,
+    claim_removal,
     interface,
     traffic,
     counter,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use libbpf_rs::MapHandle;
 use plain::Plain;
 
-use super::abi::{self, address_of, conn_flag, forward_mode, from_bytes, ipv4_of, Flow};
+use super::abi::{self, address_of, conn_flag, forward_mode, from_bytes, ipv4_of, words_of, Flow};
 use super::{batch, Error};
 
 /// One direction of a connection, of either family.
@@ -85,8 +85,12 @@ pub(super) trait Family {
     type Key: Plain + Copy + Default + Into<Flow>;
     /// Value.
     type Value: Plain + Copy + Default;
+    /// 4 or 6.
+    const NUMBER: u32;
     /// Their meaning.
     fn entry(key: Self::Key, value: Self::Value) -> Entry;
+    /// The key as the datapath has it in one shape for both families.
+    fn wide(key: Self::Key) -> abi::flow6;
 }
 
 /// `conntrack` and `opening`.
@@ -122,6 +126,7 @@ fn entry(
 impl Family for V4 {
     type Key = abi::flow4;
     type Value = abi::entry4;
+    const NUMBER: u32 = 4;
     fn entry(key: abi::flow4, value: abi::entry4) -> Entry {
         let c = value.c;
         let (source, destination) = (ipv4_of(c.saddr), ipv4_of(c.daddr));
@@ -133,11 +138,22 @@ impl Family for V4 {
             (destination, u16::from_be(c.dport)),
         )
     }
+    fn wide(key: abi::flow4) -> abi::flow6 {
+        abi::flow6 {
+            saddr: words_of(ipv4_of(key.saddr)),
+            daddr: words_of(ipv4_of(key.daddr)),
+            sport: key.sport,
+            dport: key.dport,
+            protocol: key.protocol,
+            pad: key.pad,
+        }
+    }
 }
 
 impl Family for V6 {
     type Key = abi::flow6;
     type Value = abi::entry6;
+    const NUMBER: u32 = 6;
     fn entry(key: abi::flow6, value: abi::entry6) -> Entry {
         let c = value.c;
         let (source, destination) = (address_of(c.saddr), address_of(c.daddr));
@@ -149,6 +165,9 @@ impl Family for V6 {
             (destination, u16::from_be(c.dport)),
         )
     }
+    fn wide(key: abi::flow6) -> abi::flow6 {
+        key
+    }
 }
 
 /// Calls `visit` with every entry of a table, and its key as the map has it. Entries that come or go
@@ -158,13 +177,13 @@ impl Family for V6 {
 /// When the kernel refuses.
 pub(super) fn for_each<F: Family>(
     map: &MapHandle,
-    mut visit: impl FnMut(&[u8], Entry),
+    mut visit: impl FnMut(F::Key, Entry),
 ) -> Result<(), Error> {
     batch::for_each(map, |key, value| {
         if let (Some(parsed), Some(value)) =
             (from_bytes::<F::Key>(key), from_bytes::<F::Value>(value))
         {
-            visit(key, F::entry(parsed, value));
+            visit(parsed, F::entry(parsed, value));
         }
     })
 }

@@ -32,6 +32,14 @@ pub enum Error {
         /// Its name.
         map: String,
     },
+    /// One of the sweep's programs did not run.
+    #[error("cannot run the program {program}: {source}; xdplb needs CAP_BPF")]
+    Program {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The `clock` program did not run.
     #[error("cannot read the kernel's jiffies: {source:#}; xdplb needs CAP_BPF")]
     Clock {

@@ -22,6 +22,7 @@ pub mod pins;
 mod policies;
 pub mod reasons;
 pub mod sweep;
+mod syscall;
 mod totals;
 pub mod view;
 mod vips;

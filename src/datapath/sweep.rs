@@ -1,26 +1,38 @@
 //! The background sweep: deletes entries of the connection tables that no packet will look up again.
 //!
 //! The datapath ends an entry when a packet finds it too old; entries that no packet finds are swept here,
-//! and with them the full-nat ports that no connection holds any more.
+//! and with them the full-nat ports that no connection holds any more. Reading the tables takes a while, in
+//! which connections go on: entries that are found here are candidates, and the datapath's own programs of
+//! `bpf/sweep.h` look once more before they delete one.
 
 use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, ProgramMut};
 use log::debug;
-use plain::Plain;
 
-use super::abi::{self, conn_state, from_bytes, settings, Flow};
+use super::abi::{self, claim_state, conn_state, from_bytes, settings, xdplb_limit, Flow};
 use super::array::Array;
 use super::clock::Clock;
 use super::connections::{self, Entry, Family, V4, V6};
-use super::{batch, Datapath, Error};
+use super::{batch, syscall, Datapath, Error};
 
 /// Handles to the tables, usable from another thread.
 pub struct Sweeper {
     settings: MapHandle,
     epoch: MapHandle,
-    tables: [(MapHandle, MapHandle, MapHandle); 2],
+    tables: [FamilyTables; 2],
+    remove_entry: OwnedFd,
+    remove_claim: OwnedFd,
     ends: Ends,
+}
+
+/// The tables of one family.
+struct FamilyTables {
+    established: MapHandle,
+    opening: MapHandle,
+    claims: MapHandle,
 }
 
 /// The counter of connections that have ended without the datapath seeing it.
@@ -54,13 +66,30 @@ impl Datapath {
     /// When the kernel refuses to duplicate one.
     pub fn sweeper(&self) -> Result<Sweeper, Error> {
         let map = |name: &str| super::handle(&self.skeleton, name);
+        let program = |program: &ProgramMut<'_>| {
+            let duplicate = program.as_fd().try_clone_to_owned();
+            duplicate.map_err(|source| Error::Program {
+                program: program.name().to_string_lossy().into_owned(),
+                source,
+            })
+        };
         Ok(Sweeper {
             settings: map("settings")?,
             epoch: map("epoch")?,
             tables: [
-                (map("conntrack")?, map("opening")?, map("nat_ports")?),
-                (map("conntrack6")?, map("opening6")?, map("nat_ports6")?),
+                FamilyTables {
+                    established: map("conntrack")?,
+                    opening: map("opening")?,
+                    claims: map("nat_ports")?,
+                },
+                FamilyTables {
+                    established: map("conntrack6")?,
+                    opening: map("opening6")?,
+                    claims: map("nat_ports6")?,
+                },
             ],
+            remove_entry: program(&self.skeleton.progs.remove_entry)?,
+            remove_claim: program(&self.skeleton.progs.remove_claim)?,
             ends: Ends {
                 backends: Array::map_read_only(&map("backends")?)?,
                 expired: Array::map(&map("expired")?)?,
@@ -80,10 +109,10 @@ impl Sweeper {
             return Ok(Swept::default());
         };
         let pass = Pass {
+            sweeper: self,
             settings,
             clock,
             still_bound,
-            ends: &self.ends,
         };
         let mut swept = Swept::default();
         let [v4, v6] = &self.tables;
@@ -94,6 +123,22 @@ impl Sweeper {
         }
         debug!("sweep: {swept:?}");
         Ok(swept)
+    }
+
+    /// Takes out an entry, unless it has changed since it was looked at; see `bpf/sweep.h`.
+    ///
+    /// # Errors
+    /// When the program does not run.
+    pub fn remove_entry(&self, removal: &mut abi::entry_removal) -> Result<(), Error> {
+        syscall::run(&self.remove_entry, removal).map_err(|source| refused("remove_entry", source))
+    }
+
+    /// Likewise a claim.
+    ///
+    /// # Errors
+    /// When the program does not run.
+    pub fn remove_claim(&self, removal: &mut abi::claim_removal) -> Result<(), Error> {
+        syscall::run(&self.remove_claim, removal).map_err(|source| refused("remove_claim", source))
     }
 
     /// Makes the CPUs forget their copies of entries that are gone. Should that fail, the copies expire by
@@ -123,93 +168,83 @@ impl Sweeper {
     }
 }
 
-struct Pass<'a> {
-    settings: settings,
-    clock: Clock,
-    still_bound: &'a StillBound<'a>,
-    ends: &'a Ends,
-}
-
 impl Ends {
     /// Counts the end of the connection that the entry was of: once, with its client's direction, and not
     /// again if the datapath has seen it end. One whose backend is gone has been counted with that.
-    fn count(&self, entry: &Entry) {
+    fn count(&self, entry: &abi::conn) {
         let closed = matches!(
             conn_state(entry.state.into()),
             conn_state::CONN_CLOSING | conn_state::CONN_CLOSED
         );
+        let is_reply = u32::from(entry.flags) & abi::conn_flag::CONN_REPLY.0 != 0;
         let backend = self.backends.get(entry.backend);
         let there = backend
             .is_some_and(|backend| backend.forward != 0 && backend.incarnation == entry.generation);
-        if !entry.is_reply() && !closed && there {
+        if !is_reply && !closed && there {
             self.expired.increment(entry.backend);
         }
     }
 }
 
+/// One sweep.
+struct Pass<'a> {
+    sweeper: &'a Sweeper,
+    settings: settings,
+    clock: Clock,
+    still_bound: &'a StillBound<'a>,
+}
+
+/// An entry that is to go.
+struct Candidate {
+    established: bool,
+    key: abi::flow6,
+    entry: Entry,
+}
+
 impl Pass<'_> {
-    fn family<F: Family>(
-        &self,
-        (established, opening, claims): &(MapHandle, MapHandle, MapHandle),
-        swept: &mut Swept,
-    ) -> Result<(), Error> {
-        let start = self.clock.now();
-        // Keys of the directions whose other one is alive: an idle direction outlives its timeout as long
-        // as the other is in use.
-        let mut idle: Vec<(bool, Vec<u8>, Entry)> = Vec::new();
-        let mut unbound: Vec<(bool, Vec<u8>, Entry)> = Vec::new();
-        let mut in_use: HashSet<Flow> = HashSet::new();
+    fn family<F: Family>(&self, tables: &FamilyTables, swept: &mut Swept) -> Result<(), Error> {
+        let start = self.clock.jiffies_now();
+        let mut idle: Vec<Candidate> = Vec::new();
+        let mut unbound: Vec<Candidate> = Vec::new();
+        // The keys of the backend's direction of full-nat connections.
         let mut held: HashSet<Flow> = HashSet::new();
-        for (is_established, map) in [(true, established), (false, opening)] {
+        // In the order of find_connection: the datapath moves an entry from the one to the other meanwhile,
+        // and has it in both before it takes it out of `opening`.
+        for (established, map) in [(false, &tables.opening), (true, &tables.established)] {
             connections::for_each::<F>(map, |key, entry| {
                 swept.entries += 1;
                 // Beyond 63: not known, NO_SLOT.
                 let slot = 1_u64.checked_shl(entry.client_slot.into());
                 swept.interface_slots |= slot.unwrap_or_default();
+                let candidate = |key| Candidate {
+                    established,
+                    key: F::wide(key),
+                    entry,
+                };
                 if !(self.still_bound)(&entry.client_flow(), entry.backend) {
-                    unbound.push((is_established, key.to_vec(), entry));
+                    unbound.push(candidate(key));
                 } else if self.too_old(entry.state, entry.last_seen) {
-                    idle.push((is_established, key.to_vec(), entry));
+                    idle.push(candidate(key));
                 } else if entry.is_full_nat() {
                     held.insert(entry.reply_flow());
                 }
             })?;
         }
-        // Only the idle ones' other directions are of interest.
-        let wanted: HashSet<Flow> = idle
-            .iter()
-            .filter_map(|(_, _, entry)| entry.other())
-            .collect();
-        if !wanted.is_empty() {
-            for map in [established, opening] {
-                connections::for_each::<F>(map, |_, entry| {
-                    if wanted.contains(&entry.flow) && !self.too_old(entry.state, entry.last_seen) {
-                        in_use.insert(entry.flow);
-                    }
-                })?;
-            }
-        }
-        for (is_established, key, entry) in idle {
-            let map = if is_established { established } else { opening };
-            if entry.other().is_some_and(|other| in_use.contains(&other)) {
-                if entry.is_full_nat() {
-                    held.insert(entry.reply_flow());
+        for (candidates, unbound, count) in [
+            (idle, false, &mut swept.expired),
+            (unbound, true, &mut swept.unbound),
+        ] {
+            for candidate in candidates {
+                let removed = self.remove_entry::<F>(&candidate, unbound)?;
+                if let Some(removed) = removed {
+                    self.sweeper.ends.count(&removed);
+                    *count += 1;
+                } else if candidate.entry.is_full_nat() {
+                    held.insert(candidate.entry.reply_flow());
                 }
-            } else if let Some(removed) = self.remove_if_old::<F>(map, &key) {
-                self.ends.count(&removed);
-                swept.expired += 1;
-            } else if entry.is_full_nat() {
-                held.insert(entry.reply_flow());
             }
         }
-        for (is_established, key, entry) in unbound {
-            let map = if is_established { established } else { opening };
-            if map.delete(&key).is_ok() {
-                self.ends.count(&entry);
-                swept.unbound += 1;
-            }
-        }
-        self.release_claims::<F>(claims, start, &held, swept)
+        self.release_claims::<F>(&tables.claims, start, &held, swept)
     }
 
     fn too_old(&self, state: u8, last_seen: u32) -> bool {
@@ -217,50 +252,83 @@ impl Pass<'_> {
         self.clock.now().wrapping_sub(last_seen).cast_signed() > timeout.cast_signed()
     }
 
-    /// Deletes an entry that was too old when it was read, and gives it back; leaves it if a packet has
-    /// renewed it since.
-    fn remove_if_old<F: Family>(&self, map: &MapHandle, key: &[u8]) -> Option<Entry> {
-        let value = map.lookup_and_delete(key).ok()??;
-        let entry = F::entry(from_bytes(key)?, from_bytes(&value)?);
-        if self.too_old(entry.state, entry.last_seen) {
-            return Some(entry);
-        }
-        // Refused if yet another packet has made it anew, which is as well.
-        let _ = map.update(key, &value, MapFlags::NO_EXIST);
-        None
+    /// Deletes an entry if it is still too old, and its other direction as well: an idle direction lives on
+    /// as long as the other is in use. One that is `unbound`, if it is still of that backend. Gives back
+    /// the entry as it was.
+    fn remove_entry<F: Family>(
+        &self,
+        candidate: &Candidate,
+        unbound: bool,
+    ) -> Result<Option<abi::conn>, Error> {
+        let mut removal = abi::entry_removal {
+            flow: candidate.key,
+            conn: abi::conn {
+                backend: candidate.entry.backend,
+                generation: candidate.entry.generation,
+                ..Default::default()
+            },
+            family: F::NUMBER,
+            established: candidate.established.into(),
+            unbound: unbound.into(),
+            removed: 0,
+        };
+        self.sweeper.remove_entry(&mut removal)?;
+        Ok((removal.removed != 0).then_some(removal.conn))
     }
 
-    /// Releases ports that no connection holds. The datapath claims a port before it stores the
-    /// connection: claims of the last seconds are too young to judge.
+    /// Releases ports that no connection holds, and after a close no TIME_WAIT either.
     fn release_claims<F: Family>(
         &self,
         claims: &MapHandle,
-        start: u32,
+        start: u64,
         held: &HashSet<Flow>,
         swept: &mut Swept,
     ) -> Result<(), Error> {
-        let young = start.wrapping_sub(2 * self.clock.hz);
         let mut free = Vec::new();
         batch::for_each(claims, |key, value| {
-            let flow = from_bytes::<F::Key>(key).map(Into::into);
-            let since = since_of(value);
-            let old = since.is_some_and(|since| since.wrapping_sub(young).cast_signed() < 0);
-            if old && flow.is_some_and(|flow| !held.contains(&flow)) {
-                free.push(key.to_vec());
+            let (Some(key), Some(status)) = (from_bytes::<F::Key>(key), status_of(value)) else {
+                return;
+            };
+            if self.is_over(status, start) && !held.contains(&key.into()) {
+                free.push((key, status));
             }
         })?;
-        for key in free {
-            swept.ports += u64::from(claims.delete(&key).is_ok());
+        for (key, status) in free {
+            let mut removal = abi::claim_removal {
+                reply: F::wide(key),
+                status,
+                family: F::NUMBER,
+                removed: 0,
+            };
+            self.sweeper.remove_claim(&mut removal)?;
+            swept.ports += u64::from(removal.removed);
         }
         Ok(())
     }
+
+    /// Whether a claim may go if there is no entry of its connection. The datapath claims a port before it
+    /// stores the connection: claims of the last seconds before `start` are too young to judge.
+    fn is_over(&self, status: u64, start: u64) -> bool {
+        let since = status >> xdplb_limit::CLAIM_STATE_BITS.0;
+        let state = claim_state((status as u32) & ((1 << xdplb_limit::CLAIM_STATE_BITS.0) - 1));
+        let seconds = match state {
+            claim_state::CLAIM_CLOSED => u64::from(xdplb_limit::PORT_HOLD_SECONDS.0),
+            _ => 2,
+        };
+        start.saturating_sub(since) > seconds * u64::from(self.clock.hz)
+    }
 }
 
-/// When a claim of either family was made; it ends with that field.
-fn since_of(value: &[u8]) -> Option<u32> {
-    fn at<T: Plain + Copy + Default>(value: &[u8], since: fn(T) -> u32) -> Option<u32> {
-        from_bytes::<T>(value).map(since)
+fn refused(program: &str, source: io::Error) -> Error {
+    Error::Program {
+        program: program.into(),
+        source,
     }
-    at::<abi::claim4>(value, |claim| claim.since)
-        .or_else(|| at::<abi::claim6>(value, |claim| claim.since))
+}
+
+/// The word of a claim of either family.
+fn status_of(value: &[u8]) -> Option<u64> {
+    from_bytes::<abi::claim4>(value)
+        .map(|claim| claim.status)
+        .or_else(|| from_bytes::<abi::claim6>(value).map(|claim| claim.status))
 }

@@ -1,9 +1,13 @@
 //! Source addresses and ports of a connection towards its backend: no two live connections share one, and
 //! none is lost or leaked.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use libbpf_rs::{MapCore, MapFlags};
+use xdplb::datapath::abi::{self, Flow};
 
 use crate::harness::cases::{self, Case, STANDARD};
 use crate::harness::dialog::{ends_of, Dialog};
@@ -48,6 +52,30 @@ fn first_of(lab: &Lab, case: Case, port: u16) -> Result<Dialog, Verdict> {
     })
 }
 
+/// Likewise, once both directions have been seen.
+fn established(lab: &Lab, case: Case, port: u16) -> Result<Dialog, Verdict> {
+    let dialog = first_of(lab, case, port)?;
+    dialog.to_client(lab, SYN | ACK);
+    dialog.to_backend(lab, ACK);
+    Ok(dialog)
+}
+
+/// Lets so many seconds go by for claims, and for nothing else.
+fn age_claims(lab: &Lab, seconds: u64) {
+    let ticks =
+        seconds * u64::from(lab.datapath.clock().hz) << abi::xdplb_limit::CLAIM_STATE_BITS.0;
+    for name in ["nat_ports", "nat_ports6"] {
+        let map = lab.map(name);
+        for (key, mut value) in lab.pairs(name) {
+            // It ends with the word that has the time.
+            let word = value.split_off(value.len() - 8);
+            let status = u64::from_ne_bytes(word.try_into().expect("eight bytes"));
+            value.extend((status - ticks).to_ne_bytes());
+            map.update(&key, &value, MapFlags::EXIST).expect("a claim");
+        }
+    }
+}
+
 #[test]
 fn full_nat_gives_no_port_twice() {
     let lab = with_ports(20000, 21999);
@@ -55,27 +83,108 @@ fn full_nat_gives_no_port_twice() {
         let mut seen = HashSet::new();
         // Three quarters of the ports.
         for port in 0..1500_u16 {
-            let client = case.client_at(10000 + port);
-            let blank = Dialog {
+            let mut opened = established(&lab, case, 10000 + port);
+            // A kernel short of memory at that moment has none for the claim: the client sends again.
+            if matches!(opened, Err(Verdict::Drop("table_full"))) {
+                opened = established(&lab, case, 10000 + port);
+            }
+            let dialog = opened.unwrap_or_else(|verdict| {
+                panic!("connection {port}, {case:?}: {verdict:?}");
+            });
+            let source = dialog.seen;
+            assert_eq!(dialog.backend, case.backend());
+            assert!((20000..=21999).contains(&source.port()), "{source}");
+            assert!(seen.insert(source), "{source} twice, {case:?}");
+        }
+    }
+}
+
+/// The tries of a flow are independent of each other and of other flows': a pool serves until nearly all of
+/// it is in use.
+#[test]
+fn a_pool_is_full_before_a_connection_is_refused() {
+    const PORTS: u16 = 4536;
+    const REDIRECT: u32 = 4;
+    let mut lab = Lab::with_limits(STANDARD, 16384);
+    lab.settings.nat_ports = (20000, 20000 + PORTS - 1);
+    lab.apply();
+    for case in full_nat() {
+        let mut seen = HashSet::new();
+        for port in 1..=PORTS {
+            let client = case.client_at(port);
+            let mut dialog = Dialog {
                 client,
                 seen: client,
                 ..template(case)
             };
-            let syn = blank.request(SYN).bytes();
-            let mut sent = lab.send(CLIENTS, &syn);
-            // A kernel short of memory at that moment has none for the claim: the client sends again.
-            if sent.verdict == Verdict::Drop("table_full") {
-                sent = lab.send(CLIENTS, &syn);
+            let (code, bytes) = lab.run(CLIENTS, &dialog.request(SYN).bytes());
+            if code != REDIRECT {
+                break;
             }
-            assert_eq!(
-                sent.verdict,
-                Verdict::Redirect,
-                "connection {port}, {case:?}"
+            (dialog.seen, _) = ends_of(&bytes);
+            assert!(seen.insert(dialog.seen), "{} twice, {case:?}", dialog.seen);
+            lab.run(BACKENDS, &dialog.reply(SYN | ACK).bytes());
+            lab.run(CLIENTS, &dialog.request(ACK).bytes());
+        }
+        let share = seen.len() as f64 / f64::from(PORTS);
+        println!(
+            "{case:?}: {} of {PORTS} ports before the first refusal",
+            seen.len()
+        );
+        assert!(share >= 0.98, "{share} of the ports, {case:?}");
+    }
+}
+
+/// However many there are of them: new connections are served, be it without an entry first, and those
+/// that there are go on.
+#[test]
+fn half_open_connections_leave_ports_for_others() {
+    const PORTS: u16 = 800;
+    for connections in [0, 200, 500_u16] {
+        let mut lab = Lab::with_limits(STANDARD, 65536);
+        lab.settings.nat_ports = (20000, 20000 + PORTS - 1);
+        lab.apply();
+        for case in full_nat() {
+            let before: Vec<Dialog> = (0..connections)
+                .map(|n| established(&lab, case, 1000 + n).expect("a port"))
+                .collect();
+            let held = lab.claims();
+            for port in 10_000..20_000 {
+                let client = case.client_at(port);
+                let syn = Dialog {
+                    client,
+                    seen: client,
+                    ..template(case)
+                };
+                lab.run(CLIENTS, &syn.request(SYN).bytes());
+            }
+            let claimed = lab.claims() - held;
+            assert!(claimed > 0, "{connections} connections, {case:?}");
+            let served = (0..50)
+                .filter(|n| {
+                    let Ok(dialog) = first_of(&lab, case, 40_000 + n) else {
+                        return false;
+                    };
+                    dialog.to_client(&lab, SYN | ACK);
+                    dialog.to_backend(&lab, ACK);
+                    dialog.to_client(&lab, ACK);
+                    dialog.to_backend(&lab, ACK);
+                    assert_eq!(
+                        dialog.state(&lab).map(|(table, _)| table),
+                        Some("conntrack")
+                    );
+                    true
+                })
+                .count();
+            println!(
+                "{connections} of {PORTS} ports in use, {case:?}: {claimed} claimed by 10,000 that are \
+                 half-open, then {served} of 50 served"
             );
-            let (source, backend) = ends_of(&sent.bytes);
-            assert_eq!(backend, case.backend());
-            assert!((20000..=21999).contains(&source.port()), "{source}");
-            assert!(seen.insert(source), "{source} twice, {case:?}");
+            assert_eq!(served, 50, "{connections}, {case:?}");
+            for dialog in &before {
+                dialog.to_backend(&lab, ACK);
+                dialog.to_client(&lab, ACK);
+            }
         }
     }
 }
@@ -110,58 +219,202 @@ fn a_full_table_of_claims() {
 
 #[test]
 fn exhaustion_and_recovery() {
-    let mut lab = with_ports(30000, 30007);
+    let lab = with_ports(30000, 30006);
     for case in full_nat() {
-        let dialogs: Vec<Dialog> = (0..8)
-            .map(|n| first_of(&lab, case, 1000 + n).expect("eight ports for eight"))
+        let dialogs: Vec<Dialog> = (0..7)
+            .map(|n| established(&lab, case, 1000 + n).expect("seven ports for seven"))
             .collect();
         let ports: HashSet<u16> = dialogs.iter().map(|d| d.seen.port()).collect();
-        assert_eq!(ports, (30000..=30007).collect(), "{case:?}");
+        assert_eq!(ports, (30000..=30006).collect(), "{case:?}");
         for n in 8..12 {
-            let refused = first_of(&lab, case, 1000 + n).expect_err("no ninth port");
+            let refused = first_of(&lab, case, 1000 + n).expect_err("no eighth port");
             assert_eq!(refused, Verdict::Drop("no_port"), "{case:?}");
         }
         for d in &dialogs {
-            d.to_client(&lab, SYN | ACK);
+            d.to_client(&lab, ACK);
             d.to_backend(&lab, ACK);
         }
     }
     assert_eq!(lab.datapath.ports_exhausted().expect("counters"), 4 * 4);
-    let held = lab.claims();
-    assert_eq!(held, 4 * 8);
+    assert_eq!(lab.claims(), 4 * 7);
+}
 
-    // Every second TCP connection ends; nothing is free before the entries are gone.
-    for case in full_nat().filter(|case| case.protocol == Protocol::Tcp) {
-        for n in (0..8).step_by(2) {
-            let client = case.client_at(1000 + n);
-            lab.send(
-                CLIENTS,
-                &Dialog {
-                    client,
-                    ..template(case)
-                }
-                .request(RST)
-                .bytes(),
-            );
+/// The backend's TIME_WAIT: a SYN of another client there would not be answered.
+#[test]
+fn a_port_rests_after_a_close() {
+    let mut lab = with_ports(30000, 30006);
+    let tcp = || full_nat().filter(|case| case.protocol == Protocol::Tcp);
+    let mut closed = Vec::new();
+    for case in tcp() {
+        for (n, first, second) in [(0, true, FIN | ACK), (1, false, FIN | ACK), (2, true, RST)] {
+            let d = established(&lab, case, 1000 + n).expect("a port");
+            if second == RST {
+                d.to_client(&lab, RST | ACK);
+            } else if first {
+                d.to_client(&lab, FIN | ACK);
+                d.to_backend(&lab, second);
+            } else {
+                d.to_backend(&lab, FIN | ACK);
+                d.to_client(&lab, second);
+            }
+            closed.push((case, d));
         }
+        // A refused one leaves nothing at the backend.
+        let refused = first_of(&lab, case, 2000).expect("a port");
+        refused.to_client(&lab, RST | ACK);
     }
+    // The entries are gone soon, and with them the ports of those that have never been established.
+    lab.set_timeouts(|timeouts| timeouts.tcp_closing = Duration::from_millis(100));
     pause(CLAIM_AGE);
     let swept = lab.sweep();
-    assert_eq!((swept.expired, swept.ports), (0, 0), "{swept:?}");
-    lab.set_timeouts(|timeouts| timeouts.tcp_closing = Duration::from_millis(100));
-    pause(Duration::from_millis(100));
-    let swept = lab.sweep();
-    assert_eq!((swept.expired, swept.ports), (2 * 8, 8), "{swept:?}");
-    for case in full_nat() {
-        let mut ports = HashSet::new();
-        for n in 20..24 {
-            match first_of(&lab, case, 1000 + n) {
-                Ok(d) => assert!(ports.insert(d.seen.port())),
-                Err(verdict) => assert_eq!(verdict, Verdict::Drop("no_port")),
-            }
+    assert_eq!((swept.expired, swept.ports), (2 * 8, 2), "{swept:?}");
+    lab.set_timeouts(|timeouts| timeouts.tcp_closing = Duration::from_secs(30));
+    let resting: HashSet<SocketAddr> = closed.iter().map(|(_, d)| d.seen).collect();
+    age_claims(&lab, 60);
+    assert_eq!(lab.sweep().ports, 0, "a minute after");
+    for case in tcp() {
+        for n in 0..4 {
+            let d = established(&lab, case, 3000 + n).expect("a port that does not rest");
+            assert!(!resting.contains(&d.seen), "{} rests, {case:?}", d.seen);
         }
-        let free = if case.protocol == Protocol::Tcp { 4 } else { 0 };
-        assert_eq!(ports.len(), free, "{case:?}");
+        let refused = first_of(&lab, case, 3004).expect_err("the others rest");
+        assert_eq!(refused, Verdict::Drop("no_port"), "{case:?}");
+    }
+    // Its own client may have it at once: it knows what it has sent.
+    for (case, d) in &closed {
+        let again = first_of(&lab, *case, d.client.port()).expect("its port");
+        assert!(
+            resting.contains(&again.seen),
+            "{} -> {}",
+            d.seen,
+            again.seen
+        );
+        again.to_client(&lab, RST | ACK);
+        lab.evict(&again.flow());
+        lab.evict(&again.reply_flow());
+    }
+    // Now all seven are in use or half-open: what is gone of them is free a moment later.
+    age_claims(&lab, 66);
+    assert_eq!(lab.sweep().ports, closed.len() as u64);
+    for case in tcp() {
+        for n in 0..3 {
+            established(&lab, case, 4000 + n).expect("ports that have rested");
+        }
+    }
+}
+
+/// A client that comes back between the sweep's look and its deletion keeps its port.
+#[test]
+fn the_sweep_takes_no_claim_that_has_changed() {
+    let lab = with_ports(30000, 30000);
+    let sweeper = lab.datapath.sweeper().expect("a sweeper");
+    for case in full_nat() {
+        let d = established(&lab, case, 1000).expect("the port");
+        let (name, family) = if case.ipv6 {
+            ("nat_ports6", 6)
+        } else {
+            ("nat_ports", 4)
+        };
+        // As a sweep finds it.
+        let status = || {
+            let claims = lab.pairs(name);
+            let value = claims.iter().find(|(key, _)| {
+                let flow: Flow = if case.ipv6 {
+                    abi::from_bytes::<abi::flow6>(key).expect("a key").into()
+                } else {
+                    abi::from_bytes::<abi::flow4>(key).expect("a key").into()
+                };
+                flow == d.reply_flow()
+            });
+            let (_, value) = value.expect("a claim");
+            u64::from_ne_bytes(value[value.len() - 8..].try_into().expect("eight bytes"))
+        };
+        let remove = |status| {
+            let (source, destination) = (d.backend, d.seen);
+            let mut removal = abi::claim_removal {
+                reply: abi::flow6 {
+                    saddr: abi::words_of(source.ip()),
+                    daddr: abi::words_of(destination.ip()),
+                    sport: source.port().to_be(),
+                    dport: destination.port().to_be(),
+                    protocol: case.protocol.number().0,
+                    pad: [0; 3],
+                },
+                status,
+                family,
+                removed: 0,
+            };
+            sweeper
+                .remove_claim(&mut removal)
+                .expect("the program runs");
+            removal.removed == 1
+        };
+        let entries = [d.flow(), d.reply_flow()];
+        assert!(!remove(status()), "both entries are there, {case:?}");
+        lab.evict(&entries[0]);
+        assert!(!remove(status()), "the reply's entry is there, {case:?}");
+        d.to_backend(&lab, ACK);
+        d.to_client(&lab, ACK);
+        d.to_backend(&lab, ACK);
+        lab.evict(&entries[1]);
+        assert!(!remove(status()), "the client's entry is there, {case:?}");
+        lab.evict(&entries[0]);
+        age_claims(&lab, 10);
+        let seen = status();
+        d.to_backend(&lab, ACK);
+        assert!(!remove(seen), "its client has come back, {case:?}");
+        lab.evict(&entries[0]);
+        lab.evict(&entries[1]);
+        assert!(!remove(seen), "its client has been there, {case:?}");
+        assert!(remove(status()), "as it was, {case:?}");
+        first_of(&lab, case, 999).expect("nobody has the port any more");
+    }
+}
+
+/// A connection that becomes established while the sweep reads the tables is seen in one of them.
+#[test]
+fn the_sweep_sees_connections_that_move() {
+    for hook in ["opening", "conntrack"] {
+        let lab = with_ports(30000, 30000);
+        let dialogs: Vec<(Case, Dialog)> = full_nat()
+            .map(|case| (case, first_of(&lab, case, 1000).expect("the port")))
+            .collect();
+        age_claims(&lab, 10);
+        // One of each table and family that the sweep comes by.
+        let others: Vec<Dialog> = cases::all()
+            .filter(|case| !case.full_nat)
+            .map(|case| {
+                let d = first_of(&lab, case, 2000).expect("a connection");
+                if hook == "conntrack" {
+                    d.to_client(&lab, SYN | ACK);
+                    d.to_backend(&lab, ACK);
+                }
+                d
+            })
+            .collect();
+        let moved = Cell::new([false; 2]);
+        let sweeper = lab.datapath.sweeper().expect("a sweeper");
+        let swept = sweeper.sweep(&|client, _| {
+            let ipv6 = client.source.0.is_ipv6();
+            let mut done = moved.get();
+            let is_hook = others.iter().any(|d| d.flow() == *client);
+            if is_hook && !std::mem::replace(&mut done[usize::from(ipv6)], true) {
+                for (_, d) in dialogs.iter().filter(|(case, _)| case.ipv6 == ipv6) {
+                    d.to_client(&lab, SYN | ACK);
+                    d.to_backend(&lab, ACK);
+                }
+            }
+            moved.set(done);
+            true
+        });
+        assert_eq!(moved.get(), [true; 2]);
+        assert_eq!(swept.expect("a sweep").ports, 0, "{hook}");
+        for (case, d) in &dialogs {
+            let refused = first_of(&lab, *case, 999).expect_err("the port is taken");
+            assert_eq!(refused, Verdict::Drop("no_port"), "{case:?}");
+            d.to_client(&lab, ACK);
+            d.to_backend(&lab, ACK);
+        }
     }
 }
 
@@ -176,7 +429,7 @@ fn every_address_of_ours_is_used() {
     for case in full_nat() {
         let sources: HashSet<SocketAddr> = (0..12)
             .map(|n| {
-                first_of(&lab, case, 1000 + n)
+                established(&lab, case, 1000 + n)
                     .expect("four ports on each of three addresses")
                     .seen
             })
@@ -205,7 +458,7 @@ fn ports_are_counted_for_each_backend() {
             ipv6: false,
             protocol: Protocol::Tcp,
         };
-        if let Ok(d) = first_of(&lab, case, port) {
+        if let Ok(d) = established(&lab, case, port) {
             assert_eq!(d.vip, vip);
             dialogs.push(d);
         }

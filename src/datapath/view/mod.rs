@@ -204,7 +204,7 @@ impl View {
             ("opening6", false),
             ("conntrack6", false),
         ] {
-            let mut visit = |_: &[u8], entry: Entry| {
+            let mut visit = |entry: Entry| {
                 if entry.is_reply() {
                     replies.push(entry);
                 } else {
@@ -213,9 +213,9 @@ impl View {
             };
             let map = self.map(name)?;
             if v4 {
-                connections::for_each::<V4>(&map, &mut visit)?;
+                connections::for_each::<V4>(&map, |_, entry| visit(entry))?;
             } else {
-                connections::for_each::<V6>(&map, &mut visit)?;
+                connections::for_each::<V6>(&map, |_, entry| visit(entry))?;
             }
         }
         for reply in replies {

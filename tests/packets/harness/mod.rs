@@ -559,7 +559,8 @@ impl Lab {
         map.unwrap_or_else(|| panic!("no map {name}"))
     }
 
-    fn pairs(&self, name: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    /// All keys and values of a map.
+    pub fn pairs(&self, name: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         let map = self.map(name);
         map.keys()
             .filter_map(|key| {
