@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
+use nix::time::{clock_gettime, ClockId};
 
 use super::in_force::Bindings;
 use super::slots::SlotUse;
@@ -45,13 +46,14 @@ impl Sweeping {
         slot_use: SlotUse,
     ) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel();
-        let mut interval = interval_for(timeouts);
+        let mut schedule = Schedule::new(timeouts, Instant::now());
         let thread = thread::Builder::new()
             .name("sweep".into())
             .spawn(move || loop {
-                let took = match inbox.recv_timeout(interval) {
+                let wait = schedule.due.saturating_duration_since(Instant::now());
+                let took = match inbox.recv_timeout(wait) {
                     Ok(Order::Timeouts(timeouts)) => {
-                        interval = interval_for(&timeouts);
+                        schedule.follow(&timeouts, Instant::now());
                         continue;
                     }
                     // By the plan that is in force when an entry is looked at, not by the one that asked.
@@ -62,7 +64,7 @@ impl Sweeping {
                     Err(RecvTimeoutError::Timeout) => sweep(&sweeper, &|_, _| true, &slot_use),
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-                interval = interval.max(took * LARGEST_SHARE);
+                schedule.swept(took, Instant::now());
             })?;
         Ok(Sweeping {
             orders: Some(orders),
@@ -100,15 +102,43 @@ impl Drop for Sweeping {
     }
 }
 
+/// When the tables are swept next.
+struct Schedule {
+    /// Between sweeps, as the timeouts have it.
+    interval: Duration,
+    due: Instant,
+}
+
+impl Schedule {
+    fn new(timeouts: &Timeouts, now: Instant) -> Self {
+        let interval = interval_for(timeouts);
+        Schedule {
+            interval,
+            due: now + interval,
+        }
+    }
+
+    /// Shorter timeouts bring the next sweep forward; none puts it off.
+    fn follow(&mut self, timeouts: &Timeouts, now: Instant) {
+        self.interval = interval_for(timeouts);
+        self.due = self.due.min(now + self.interval);
+    }
+
+    /// A sweep has taken so much of a CPU's time. One that took long puts off the next one, and no other.
+    fn swept(&mut self, took: Duration, now: Instant) {
+        self.due = now + self.interval.max(took * LARGEST_SHARE);
+    }
+}
+
 /// Twice in the shortest timeout, so that tables hold at most half as much again as they need.
 fn interval_for(timeouts: &Timeouts) -> Duration {
     let shortest = timeouts.each().into_iter().min().unwrap_or_default();
     (shortest / 2).clamp(INTERVALS.0, INTERVALS.1)
 }
 
-/// Gives back how long it took.
+/// The CPU time that it took: a sweep that had to wait for its turn has taken no more of it.
 fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>, slot_use: &SlotUse) -> Duration {
-    let start = Instant::now();
+    let (start, used) = (Instant::now(), cpu_time());
     let swept = sweeper.sweep(still_bound);
     if let Ok(swept) = &swept {
         slot_use.note(start, swept.interface_slots);
@@ -123,5 +153,59 @@ fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>, slot_use: &SlotUse) ->
         Ok(_) => {}
         Err(error) => warn!("connection tables not swept: {error}"),
     }
-    start.elapsed()
+    cpu_time().saturating_sub(used)
+}
+
+/// Of this thread. Every Linux has this clock; zero would only make a sweep look cheap.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map(Duration::from)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn shortest(tcp_opening: Duration) -> Timeouts {
+        Timeouts {
+            tcp_opening,
+            ..Timeouts::default()
+        }
+    }
+
+    #[test]
+    fn a_slow_sweep_puts_off_the_next_one_only() {
+        let mut now = Instant::now();
+        let mut schedule = Schedule::new(&shortest(20 * SECOND), now);
+        assert_eq!(schedule.due, now + 10 * SECOND);
+        for (took, wait) in [(10, 200), (0, 10), (1, 20), (0, 10)] {
+            now = schedule.due;
+            schedule.swept(took * SECOND, now);
+            assert_eq!(schedule.due, now + wait * SECOND, "{took}");
+        }
+    }
+
+    #[test]
+    fn no_order_puts_a_sweep_off() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(&shortest(20 * SECOND), start);
+        for seconds in 1..30 {
+            schedule.follow(&shortest(20 * SECOND), start + seconds * SECOND);
+            assert_eq!(schedule.due, start + 10 * SECOND);
+        }
+        schedule.swept(Duration::ZERO, start);
+        schedule.follow(&shortest(2 * SECOND), start + 3 * SECOND);
+        assert_eq!(
+            schedule.due,
+            start + 4 * SECOND,
+            "shorter ones count at once"
+        );
+        schedule.follow(&shortest(60 * SECOND), start + 3 * SECOND);
+        assert_eq!(schedule.due, start + 4 * SECOND);
+        schedule.swept(Duration::ZERO, start);
+        assert_eq!(schedule.due, start + 15 * SECOND, "half of tcp_closing");
+    }
 }
