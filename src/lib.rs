@@ -60,6 +60,7 @@ pub mod datapath;
 pub mod decap;
 pub mod logging;
 pub mod mtu;
+pub mod nat_ports;
 pub mod neighbours;
 pub mod number;
 pub mod prefix;

@@ -3,7 +3,6 @@
 //! An interface keeps its slot for as long as it is in the file, also while it is gone from the system.
 //! Who gets which slot is the part of `slots`.
 
-use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -15,11 +14,6 @@ use crate::config::{Config, Forward, XdpMode, INTERFACE_LIMIT};
 use crate::datapath::{Datapath, Interface};
 use crate::neighbours::{usable_link, Link, Network, Resolution, Target};
 use crate::state::Hop;
-
-/// Where the kernel says which ports outgoing connections of this host use (ip-sysctl).
-const LOCAL_PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-/// Below are well-known ports.
-const FIRST_PORT: u16 = 1024;
 
 /// How long after a failed attempt to attach the next one is made: from the first on, twice as long each
 /// time, up to the second.
@@ -331,44 +325,5 @@ fn of_link(link: &Link, config: &Config, network: &Network) -> Interface {
             IpAddr::V6(v6) => Some(*v6),
             IpAddr::V4(_) => None,
         }),
-    }
-}
-
-/// The source ports that full-nat may use: the larger of the two ranges beside the one from which the
-/// host's own connections get theirs, so that the two never meet.
-pub fn nat_ports() -> (u16, u16) {
-    let (first, last) = fs::read_to_string(LOCAL_PORTS)
-        .ok()
-        .and_then(|text| {
-            let mut numbers = text.split_whitespace().map(str::parse::<u16>);
-            Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-        })
-        // The kernel's default.
-        .unwrap_or((32768, 60999));
-    beside(first, last)
-}
-
-fn beside(first: u16, last: u16) -> (u16, u16) {
-    let below = first.saturating_sub(FIRST_PORT);
-    let above = u16::MAX - last;
-    match (below, above) {
-        // The host uses every slot: sharing some is better than none.
-        (0, 0) => (FIRST_PORT, u16::MAX),
-        _ if below >= above => (FIRST_PORT, first - 1),
-        _ => (last + 1, u16::MAX),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nat_ports_lie_beside_the_hosts() {
-        assert_eq!(beside(32768, 60999), (1024, 32767));
-        assert_eq!(beside(1024, 30000), (30001, 65535));
-        assert_eq!(beside(1024, 65535), (1024, 65535));
-        assert_eq!(beside(0, 65535), (1024, 65535));
-        assert_eq!(beside(1025, 65535), (1024, 1024));
     }
 }

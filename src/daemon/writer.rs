@@ -15,7 +15,7 @@ use log::{debug, error, info, warn};
 use super::blocklists;
 use super::faults::Faults;
 use super::in_force::{Former, InForce, Scope};
-use super::interfaces::{self, Interfaces};
+use super::interfaces::Interfaces;
 use super::mtus::Mtus;
 use super::orders::{Changes, Order, Outbox, Outcome};
 use super::slots::SlotUse;
@@ -26,6 +26,7 @@ use crate::config::{self, Config};
 use crate::control::Answer;
 use crate::datapath::pins::PinDir;
 use crate::datapath::{Datapath, Settings};
+use crate::nat_ports;
 use crate::neighbours::{Network, Target};
 use crate::number;
 use crate::state::{self, Desired, OwnAddress, World};
@@ -555,6 +556,6 @@ fn settings(config: &Config) -> Settings {
         unknown_port: config.datapath.unknown_port,
         hash_seed: config.datapath.hash_seed,
         gue_port: config.tunnel.gue_port,
-        nat_ports: interfaces::nat_ports(),
+        nat_ports: nat_ports::range(),
     }
 }

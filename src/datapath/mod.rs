@@ -38,6 +38,7 @@ use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{MapCore, MapHandle, ProgramMut};
 
 use crate::config::{self, Limits};
+use crate::nat_ports;
 use crate::state::{self, regions, Desired};
 pub use apply::Settings;
 use array::Array;
@@ -108,6 +109,7 @@ const _: () = {
     use abi::xdplb_limit as limit;
     assert!(config::INTERFACE_LIMIT == limit::SLOT_LIMIT.0 as usize);
     assert!(config::ADDRESS_LIMIT == limit::NAT_POOL_LIMIT.0 as usize);
+    assert!(nat_ports::HOLD.as_secs() == limit::PORT_HOLD_SECONDS.0 as u64);
     assert!(config::NAME_LIMIT + 1 == limit::NAME_LENGTH.0 as usize);
     assert!(state::NAT_POOL_LIMIT == limit::NAT_POOL_LIMIT.0 as usize);
     assert!(state::filter::WORDS == limit::FILTER_WORDS.0 as usize);

@@ -235,6 +235,11 @@ impl Pass<'_> {
             (unbound, true, &mut swept.unbound),
         ] {
             for candidate in candidates {
+                let entry = &candidate.entry;
+                // Another plan may be in force by now.
+                if unbound && (self.still_bound)(&entry.client_flow(), entry.backend) {
+                    continue;
+                }
                 let removed = self.remove_entry::<F>(&candidate, unbound)?;
                 if let Some(removed) = removed {
                     self.sweeper.ends.count(&removed);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::Error;
 use crate::config::blocklist::{self, Contents};
 use crate::config::{self, Config, Diagnostic};
+use crate::nat_ports;
 use crate::state::firewall::Ruleset;
 use crate::state::{self, Desired, PlanError, World};
 use report::Report;
@@ -29,7 +30,11 @@ pub fn run(file: &Path, json: bool, out: &mut impl Write) -> Result<(), Error> {
     let blocklists = blocklist::load_all(&blocklists, &Contents::new())?;
     let firewall = compile(&config, &blocklists)?;
     let mtus = mtu::of_interfaces(&config.datapath.interfaces);
-    print(&config, &warnings, &mtus, firewall.as_deref(), json, out)
+    let host = Host {
+        mtus: &mtus,
+        nat_ports: nat_ports::range(),
+    };
+    print(&config, &warnings, &host, firewall.as_deref(), json, out)
 }
 
 /// The compiled firewall, once everything is known to fit the maps, so far as that does not depend on
@@ -43,17 +48,24 @@ fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Ruleset>
     state::plan(&Desired::default(), config, &world).map(|desired| desired.firewall)
 }
 
-/// Prints what `config` would run, and the warnings about it. `mtus` are those of its interfaces, or
-/// none; `firewall` is from [`compile`].
+/// What is known of this host.
+struct Host<'a> {
+    /// The MTUs of the file's interfaces, in their order; none where they are another host's.
+    mtus: &'a [u32],
+    /// The ports that full-nat sends from, inclusive.
+    nat_ports: (u16, u16),
+}
+
+/// Prints what `config` would run, and the warnings about it; `firewall` is from [`compile`].
 fn print(
     config: &Config,
     warnings: &[Diagnostic],
-    mtus: &[u32],
+    host: &Host<'_>,
     firewall: Option<&Ruleset>,
     json: bool,
     out: &mut impl Write,
 ) -> Result<(), Error> {
-    let report = Report::new(config, warnings, mtus, firewall);
+    let report = Report::new(config, warnings, host, firewall);
     if json {
         return super::text::json(out, &report);
     }
@@ -105,7 +117,11 @@ port = "any"
         let (config, warnings) = (&loaded.config, &loaded.warnings);
         let firewall = compile(config, blocklists).expect("it fits");
         let mut out = Vec::new();
-        print(config, warnings, mtus, firewall.as_deref(), json, &mut out)
+        let host = Host {
+            mtus,
+            nat_ports: (1024, 32767),
+        };
+        print(config, warnings, &host, firewall.as_deref(), json, &mut out)
             .expect("a vector takes all");
         String::from_utf8(out).expect("text")
     }
@@ -417,5 +433,25 @@ interface = "eth1"
             text.contains("\nwarning: eth1 has an MTU of 1500"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_full_nat_can_carry() {
+        let file = FILE.replacen("port = [443", "forward = \"full-nat\"\nport = [443", 1);
+        let words = printed(&file, &[], false);
+        let expected = "\
+full-nat
+  ports            1024 to 32767
+  rate             488 new connections a second from each address to each backend port
+                   a port is used again 65 s after its connection has closed
+log
+";
+        assert!(words.contains(expected), "{words}");
+        let view: serde_json::Value =
+            serde_json::from_str(&printed(&file, &[], true)).expect("JSON");
+        assert_eq!(view["full_nat"]["connections_per_second"], 488);
+        let without: serde_json::Value =
+            serde_json::from_str(&printed(FILE, &[], true)).expect("JSON");
+        assert_eq!(without["full_nat"], serde_json::Value::Null);
     }
 }

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::mtu;
+use super::{mtu, Host};
 use crate::config::{
-    AdminState, Backend, Config, Datapath, Diagnostic, Family, Firewall, FirewallTables, Log,
-    Policy, Service, Timeouts, Tunnel,
+    AdminState, Backend, Config, Datapath, Diagnostic, Family, Firewall, FirewallTables, Forward,
+    Log, Policy, Service, Timeouts, Tunnel,
 };
+use crate::nat_ports;
 use crate::state::firewall::{Rule, Ruleset};
 
 /// All that is shown, in either form.
@@ -19,11 +20,23 @@ pub(super) struct Report<'a> {
     pub limits: Limits,
     pub timeouts: &'a Timeouts,
     pub tunnel: &'a Tunnel,
+    pub full_nat: Option<FullNatPorts>,
     pub services: Vec<ServiceShares<'a>>,
     pub firewall: Option<FirewallLengths<'a>>,
     pub dos: &'a [Policy],
     pub log: &'a Log,
     pub warnings: Vec<Warning>,
+}
+
+/// What full-nat can carry, where a service has it.
+#[derive(Serialize)]
+pub(super) struct FullNatPorts {
+    pub first_port: u16,
+    pub last_port: u16,
+    /// New TCP connections a second from one of our addresses to one backend port, for as long as that may
+    /// be: after each, the port rests.
+    pub connections_per_second: u64,
+    pub rest_seconds: u64,
 }
 
 /// The limits, with what the file uses of them and the memory that they ask for.
@@ -116,11 +129,11 @@ struct Place {
 }
 
 impl<'a> Report<'a> {
-    /// `mtus` and `firewall` as for [`super::print`].
+    /// As for [`super::print`].
     pub fn new(
         config: &'a Config,
         warnings: &[Diagnostic],
-        mtus: &[u32],
+        host: &Host<'_>,
         ruleset: Option<&'a Ruleset>,
     ) -> Report<'a> {
         let firewall = config.firewall.as_ref();
@@ -129,6 +142,7 @@ impl<'a> Report<'a> {
             limits: Limits::new(config),
             timeouts: &config.timeouts,
             tunnel: &config.tunnel,
+            full_nat: FullNatPorts::new(config, host.nat_ports),
             services: config.services.iter().map(ServiceShares::new).collect(),
             firewall: firewall.map(|firewall| FirewallLengths::new(firewall, ruleset)),
             dos: &config.dos,
@@ -136,9 +150,25 @@ impl<'a> Report<'a> {
             warnings: warnings
                 .iter()
                 .map(Warning::about_file)
-                .chain(mtu::warnings(config, mtus).map(Warning::about_host))
+                .chain(mtu::warnings(config, host.mtus).map(Warning::about_host))
                 .collect(),
         }
+    }
+}
+
+impl FullNatPorts {
+    fn new(config: &Config, (first_port, last_port): (u16, u16)) -> Option<FullNatPorts> {
+        let mut services = config.services.iter();
+        let ports = u64::from(last_port) + 1 - u64::from(first_port);
+        let rest_seconds = nat_ports::HOLD.as_secs();
+        services
+            .any(|service| service.forward == Forward::FullNat)
+            .then_some(FullNatPorts {
+                first_port,
+                last_port,
+                connections_per_second: ports / rest_seconds,
+                rest_seconds,
+            })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use super::report::{BackendShare, FirewallLengths, Limits, Report, ServiceShares};
+use super::report::{BackendShare, FirewallLengths, FullNatPorts, Limits, Report, ServiceShares};
 use crate::commands::text::columns;
 use crate::config::{duration, Datapath, OnDown, Policy, Timeouts, Tunnel};
 
@@ -12,6 +12,9 @@ pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     limits(&report.limits, out)?;
     timeouts(report.timeouts, out)?;
     tunnel(report.tunnel, out)?;
+    if let Some(ports) = &report.full_nat {
+        full_nat(ports, out)?;
+    }
     writeln!(out, "log")?;
     line(out, "level", report.log.level_word())?;
     line(out, "format", report.log.format)?;
@@ -107,6 +110,27 @@ fn tunnel(tunnel: &Tunnel, out: &mut impl Write) -> io::Result<()> {
         list(&tunnel.source, "the first of addresses"),
     )?;
     line(out, "gue_port", tunnel.gue_port)
+}
+
+fn full_nat(ports: &FullNatPorts, out: &mut impl Write) -> io::Result<()> {
+    let FullNatPorts {
+        first_port,
+        last_port,
+        connections_per_second,
+        rest_seconds,
+    } = ports;
+    writeln!(out, "full-nat")?;
+    line(out, "ports", format_args!("{first_port} to {last_port}"))?;
+    line(
+        out,
+        "rate",
+        format_args!("{connections_per_second} new connections a second from each address to each backend port"),
+    )?;
+    line(
+        out,
+        "",
+        format_args!("a port is used again {rest_seconds} s after its connection has closed"),
+    )
 }
 
 fn service(one: &ServiceShares, out: &mut impl Write) -> io::Result<()> {
