@@ -164,26 +164,6 @@ static __always_inline struct entry *table_find(__u8 family, int established,
 			   : bpf_map_lookup_elem(&opening6, flow);
 }
 
-static __noinline long table_store(__u8 family, int established, const struct flow6 *flow,
-				   const struct entry6 *e, __u64 flags)
-{
-	if (family == 4) {
-		struct flow4 narrow;
-		struct entry4 value;
-
-		narrow_flow(flow, &narrow);
-		narrow_conn(&e->c, &value.c);
-		value.service = e->service;
-		value.sequence = e->sequence;
-		value.fin = e->fin;
-		value.pad = 0;
-		return established ? bpf_map_update_elem(&conntrack, &narrow, &value, flags)
-				   : bpf_map_update_elem(&opening, &narrow, &value, flags);
-	}
-	return established ? bpf_map_update_elem(&conntrack6, flow, e, flags)
-			   : bpf_map_update_elem(&opening6, flow, e, flags);
-}
-
 /* 0 if there was one. */
 static __noinline long table_remove(__u8 family, int established, const struct flow6 *flow)
 {

@@ -49,6 +49,7 @@ struct work {
 	struct flow6 client; /* of a connection that is in the way */
 	struct flow6 quoted; /* by an ICMP error, turned round */
 	struct conn4 narrow;
+	struct entry4 narrow_entry;
 	struct port_search search;
 	struct claim6 claim;
 	struct claim4 narrow_claim;
@@ -78,6 +79,31 @@ static __always_inline struct conn4 *narrow_own_ipv4(struct work *w)
 static __always_inline struct conn6 *narrow_own_ipv6(struct work *w)
 {
 	return &w->own.c;
+}
+
+/* Writes an entry. What an IPv4 one is made of stands in `scratch`: it would be the deepest frame
+ * of all, and Linux 6.1 counts 512 bytes by frames rounded up. */
+static __noinline long table_store(__u8 family, int established, const struct flow6 *flow,
+				   const struct entry6 *e, __u64 flags)
+{
+	struct work *w = array_at(scratch, 0);
+	struct entry4 *value;
+	struct flow4 narrow;
+
+	if (!w)
+		return -1;
+	if (family != 4)
+		return established ? bpf_map_update_elem(&conntrack6, flow, e, flags)
+				   : bpf_map_update_elem(&opening6, flow, e, flags);
+	value = &w->narrow_entry;
+	narrow_flow(flow, &narrow);
+	narrow_conn(&e->c, &value->c);
+	value->service = e->service;
+	value->sequence = e->sequence;
+	value->fin = e->fin;
+	value->pad = 0;
+	return established ? bpf_map_update_elem(&conntrack, &narrow, value, flags)
+			   : bpf_map_update_elem(&opening, &narrow, value, flags);
 }
 
 #endif

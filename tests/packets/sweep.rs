@@ -93,6 +93,7 @@ fn the_end_of_a_connection_is_counted_once() {
     let mut lab = Lab::new(STANDARD);
     lab.set_timeouts(|timeouts| {
         timeouts.tcp_established = std::time::Duration::from_secs(5);
+        timeouts.tcp_half_closed = std::time::Duration::from_secs(5);
         timeouts.tcp_closing = std::time::Duration::from_secs(5);
     });
     let hz = lab.datapath.clock().hz;
@@ -105,9 +106,12 @@ fn the_end_of_a_connection_is_counted_once() {
     };
     put(40_000, &|_| {});
     put(40_001, &|conn| {
+        conn.state = abi::conn_state::CONN_HALF_CLOSED.0 as u8;
+    });
+    // The datapath has counted these.
+    put(40_006, &|conn| {
         conn.state = abi::conn_state::CONN_CLOSING.0 as u8;
     });
-    // The datapath has counted this one.
     put(40_002, &|conn| {
         conn.state = abi::conn_state::CONN_CLOSED.0 as u8;
     });
@@ -121,7 +125,7 @@ fn the_end_of_a_connection_is_counted_once() {
 
     let sweeper = lab.datapath.sweeper().expect("a sweeper");
     let swept = sweeper.sweep(&|_, _| true).expect("a sweep");
-    assert_eq!(swept.expired, 6);
+    assert_eq!(swept.expired, 7);
     assert_eq!(expired(&lab, lab.backend_id("n4")), 2);
     assert_eq!(expired(&lab, 63), 0);
 }
