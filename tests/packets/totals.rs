@@ -31,7 +31,8 @@ fn totals(lab: &Lab, id: u32) -> Totals {
     };
     for cpu in lab.per_cpu::<abi::traffic>("traffic", id) {
         sum.opened += cpu.opened;
-        sum.closed += cpu.closed;
+        // A CPU may take back an end that another one has counted.
+        sum.closed = sum.closed.wrapping_add(cpu.closed);
         sum.unrecorded += cpu.unrecorded;
     }
     sum
@@ -44,7 +45,7 @@ fn everything(lab: &Lab) -> Totals {
         let one = totals(lab, id);
         Totals {
             opened: sum.opened + one.opened,
-            closed: sum.closed + one.closed,
+            closed: sum.closed.wrapping_add(one.closed),
             expired: sum.expired + one.expired,
             unrecorded: sum.unrecorded + one.unrecorded,
         }
@@ -185,13 +186,13 @@ fn age(lab: &Lab, which: u8) {
             if which >> (number % 8) & 1 == 0 {
                 continue;
             }
-            // Both families' begin with struct conn: backend, generation, last_seen.
+            // Both families' have struct conn at 16: backend, generation, last_seen.
             let mut value = map
                 .lookup(&key, MapFlags::ANY)
                 .expect("lookup")
                 .expect("a value");
-            let seen = u32::from_ne_bytes(value[8..12].try_into().expect("four bytes"));
-            value[8..12].copy_from_slice(&seen.wrapping_sub(hour).to_ne_bytes());
+            let seen = u32::from_ne_bytes(value[24..28].try_into().expect("four bytes"));
+            value[24..28].copy_from_slice(&seen.wrapping_sub(hour).to_ne_bytes());
             map.update(&key, &value, MapFlags::EXIST)
                 .expect("an older time");
         }
@@ -436,7 +437,7 @@ fn balance(lab: &Lab) -> BTreeMap<u32, (i64, i64)> {
             open += sum.opened as i64 - sum.closed as i64 - sum.expired as i64;
             let of_backend = entries
                 .iter()
-                .filter(|entry| !entry.is_reply && entry.state != "closed")
+                .filter(|entry| !entry.is_reply && !["closing", "closed"].contains(&entry.state))
                 .filter(|entry| entry.backend == id && entry.generation == backend.generation);
             alive += of_backend.count() as i64;
         }
