@@ -15,7 +15,7 @@ established() {
 	look conns --json | jq '[.[] | select(.state == "established")] | length'
 }
 
-begin
+begin "$@"
 for host in b1 b2 b3; do
 	start_process "$host" "lines-$host" python3 "$HERE/connections.py" serve 8080
 done

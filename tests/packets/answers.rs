@@ -45,11 +45,11 @@ fn reset_of(frame: &Frame) -> Vec<u8> {
     tcp.rst = true;
     // What `Frame` has for sequence and acknowledgment number.
     if flag(ACK) == 1 {
-        tcp.sequence_number = 0x0506_0708;
+        tcp.sequence_number = frame.acknowledged;
     } else {
         tcp.ack = true;
         tcp.acknowledgment_number =
-            0x0102_0304 + frame.payload.len() as u32 + flag(SYN) + flag(FIN);
+            frame.sequence + frame.payload.len() as u32 + flag(SYN) + flag(FIN);
     }
     tcp.checksum = match (source.ip(), destination.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
