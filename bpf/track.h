@@ -142,13 +142,10 @@ static __noinline int go_unrecorded(struct work *w, const struct backend *b, __u
 	const struct facts *f = &w->facts;
 
 	if (b->forward == FORWARD_FULL_NAT) {
-		/* A reset without a connection has no port of ours to come from. */
-		if (f->tcp_flags & TCP_RST)
-			return REASON_NO_CONNECTION;
 		if (opens_tcp(f) && is_half_open(w))
 			return GO_ON;
 		if (!borrow_source(w, b, hash))
-			return REASON_FLOODED;
+			return f->tcp_flags & TCP_RST ? REASON_NO_CONNECTION : REASON_FLOODED;
 	}
 	compute_deltas(&f->flow, &w->own.c);
 	count_unrecorded(w->own.c.conn.backend);

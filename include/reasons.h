@@ -24,7 +24,7 @@
 	X(BAD_EXTENSION, DROP, "for a VIP, with a chain of IPv6 extension headers that is too long or cut off") \
 	X(UNKNOWN_FRAGMENT, DROP, "a fragment for a VIP that came before the first fragment of its packet, or long after it") \
 	X(NO_BACKEND, DROP, "the service has no usable backend: all are down, draining, of weight 0 or unresolved") \
-	X(NO_CONNECTION, DROP, "a TCP reset for a full-nat service that belongs to no connection") \
+	X(NO_CONNECTION, DROP, "a TCP reset for a full-nat service that belongs to no connection, and no source port of ours was free for it") \
 	X(NO_PORT, DROP, "full-nat found no free source port towards the backend; add to datapath.addresses") \
 	X(TABLE_FULL, DROP, "the connection table refused an entry; raise limits.connections") \
 	X(NO_INTERFACE, DROP, "the interface that the packet came by or would leave by is not in datapath.interfaces") \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Floods from random sources, as fast as one CPU can, while 1,000 connections transfer data and 50
-# new ones a second are made: SYNs, datagrams, fragments, ten million frames each, and fewer of them
-# with IPv6 and in the other modes. No established connection breaks, and of the new ones 99 % are
+# new ones a second are made: SYNs with nat and full-nat, datagrams, fragments, ten million frames
+# each, and fewer of them with IPv6 and with l2. No established connection breaks, and of the new ones 99 % are
 # served. Prints the figures.
 #
 # Nothing of it gets out: what answers the sources ends at the client, which is no router, or in lb,
@@ -53,7 +53,7 @@ done
 V4[twin]=10.0.1.3 V6[twin]=2001:db8:b1::3
 add_addresses b1 eth0 "${V4[twin]}/24" "${V6[twin]}/64"
 
-declare -A LAST=([nat]=21 [l2]=22) PORT=([nat]=80 [l2]=8080)
+declare -A LAST=([nat]=21 [l2]=22 [full-nat]=23) PORT=([nat]=80 [l2]=8080 [full-nat]=80)
 
 # vip MODE FAMILY
 vip() {
@@ -71,6 +71,8 @@ of() {
 	service echo '"udp"' 7 5-tuple - b1 twin
 	of l2
 	service l2 '"tcp"' 8080 5-tuple - b1
+	of full-nat
+	service full-nat '["tcp", "udp"]' 80 5-tuple 8080 b1 twin
 } >"$WORK/services"
 write_config <"$WORK/services"
 holds_vips b1 "$(vip l2 4)" "$(vip l2 6)"
@@ -186,5 +188,7 @@ CLIENTS="tcp udp" flood "UDP" udp nat 4 "$FRAMES"
 flood "fragments" fragments nat 4 "$FRAMES"
 flood "SYNs, IPv6" syn nat 6 $((FRAMES / 10))
 flood "SYNs, l2" syn l2 4 $((FRAMES / 10))
+flood "SYNs, full-nat" syn full-nat 4 "$FRAMES"
+flood "SYNs, full-nat, IPv6" syn full-nat 6 $((FRAMES / 10))
 check "xdplb goes on" xdplb_alive
 end

@@ -474,8 +474,7 @@ address = "fd00::2"
     }
 }
 
-/// A reset that belongs to no connection: nat finds the backend without making an entry, full-nat has no
-/// port to send it from.
+/// A reset that belongs to no connection reaches the backend that a SYN would have reached, and makes no entry.
 #[test]
 fn reset_without_a_connection() {
     let lab = Lab::new(STANDARD);
@@ -485,7 +484,10 @@ fn reset_without_a_connection() {
         let entries = lab.entries().len();
         if case.full_nat {
             let sent = lab.send(CLIENTS, &stray.request(RST).bytes());
-            assert_eq!(sent.verdict, Verdict::Drop("no_connection"));
+            assert_eq!(sent.verdict, Verdict::Redirect);
+            let (seen, backend) = ends_of(&sent.bytes);
+            assert_eq!(backend, case.backend());
+            assert_ne!(seen, d.seen, "the port of a connection");
         } else {
             stray.to_backend(&lab, RST);
             stray.to_backend(&lab, RST | ACK);

@@ -22,6 +22,7 @@ SKIP=(
 	sources::a_
 	sources::every_
 	sources::exhaustion_
+	sources::half_open_
 	sources::nat_
 	sources::ports_
 	properties::
