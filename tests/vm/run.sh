@@ -26,7 +26,7 @@ SCENARIOS=(
 )
 # Seconds after which a machine hangs rather than works; on two cores of its own it takes a
 # third of that.
-LIMIT=900
+LIMIT=2400
 
 work="$(mktemp -d /tmp/xdplb-vm.XXXXXX)"
 MACHINE=
