@@ -33,7 +33,9 @@ SKIP=(
 	totals::
 	blocklists::
 	firewall::
-	limits::
+	police::
+	pool::
+	endings::both_sides_at_once
 	unrecorded::as_if_there_were_an_entry
 )
 OLDEST=6.1
