@@ -3,13 +3,26 @@
 # packet tests, the release build, the scenarios end to end, some of them on older kernels.
 # Installs what is missing.
 #
-#   sudo tests/run.sh
+#   sudo tests/run.sh          all of it
+#   sudo tests/run.sh quick    without other kernels, and without floods
+#
+# Steps that do not wait for each other run side by side, and what one of those says is shown when it
+# has ended.
 #
 # cargo runs as the user who called sudo, so that target/ stays theirs; what needs root (tests
 # that load BPF, namespaces) runs as root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+QUICK=
+case "$*" in
+'') ;;
+quick) QUICK=yes ;;
+*)
+	echo "usage: tests/run.sh [quick]     quick: without other kernels, and without floods" >&2
+	exit 2
+	;;
+esac
 if [ "$(id -u)" -ne 0 ]; then
 	if command -v sudo >/dev/null; then
 		echo "tests/run.sh needs root (network namespaces, BPF): run \"sudo tests/run.sh\"" >&2
@@ -21,21 +34,77 @@ fi
 # shellcheck source=topology/requirements.sh
 . topology/requirements.sh
 
+# Scenarios that send as fast as they can, or count what a busy machine would lose: by themselves.
+LOAD="dos long_transfer nat_iperf wrk_fullnat wrk_nat wrk_reload"
+
+KERNELS="6.1 6.12"
+
 summary=()
 failures=0
 work="$(mktemp -d)"
-trap 'rm -rf "$work"' EXIT
+declare -A beside=() # process: the step
+declare -A began=()  # process: when, in seconds
 
-# step NAME COMMAND...: goes on after a failure, so that one run shows all of them.
-step() {
-	local name="$1" began=$SECONDS verdict=ok
-	shift
-	printf '\n==== %s\n' "$name"
-	if ! "$@"; then
+# Where this is stopped, so are the steps that run beside: they clean up.
+finish() {
+	local status=$? process
+	trap - EXIT
+	for process in "${!beside[@]}"; do
+		kill -s TERM -- "-$process" 2>/dev/null || true
+	done
+	wait
+	rm -rf "$work"
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# conclude NAME SECONDS STATUS
+conclude() {
+	local verdict=ok
+	if [ "$3" -ne 0 ]; then
 		verdict=FAILED
 		failures=$((failures + 1))
 	fi
-	summary+=("$(printf '%-8s %4d s  %s' "$verdict" $((SECONDS - began)) "$name")")
+	summary+=("$(printf '%-8s %4d s  %s' "$verdict" "$2" "$1")")
+}
+
+# step NAME COMMAND...: goes on after a failure, so that one run shows all of them.
+step() {
+	local name="$1" start=$SECONDS status=0
+	shift
+	printf '\n==== %s\n' "$name"
+	"$@" || status=$?
+	conclude "$name" $((SECONDS - start)) "$status"
+}
+
+# step_beside NAME COMMAND...: likewise, while others run. What it says is shown by join_steps. It
+# sets no variables here.
+step_beside() {
+	local name="$1" process
+	shift
+	# A process group of its own, so that all of it can be told to stop.
+	set -m
+	"$@" >"$work/said-$name" 2>&1 </dev/null &
+	process=$!
+	set +m
+	beside[$process]="$name"
+	began[$process]=$SECONDS
+}
+
+# join_steps: until all that run beside have ended.
+join_steps() {
+	local process name status
+	while [ "${#beside[@]}" -gt 0 ]; do
+		status=0
+		wait -n -p process "${!beside[@]}" || status=$?
+		name="${beside[$process]}"
+		printf '\n==== %s\n' "$name"
+		cat "$work/said-$name"
+		conclude "$name" $((SECONDS - began[$process])) "$status"
+		unset "beside[$process]" "began[$process]"
+	done
 }
 
 c_format() {
@@ -93,6 +162,19 @@ licences() {
 	fi
 }
 
+# What tests/vm boots: fetched once, which takes the network and not the CPUs.
+fetch_machines() {
+	local vm kernel
+	install_missing "$VM_REQUIREMENTS" || return
+	# shellcheck source=tests/vm/packages.sh
+	. tests/vm/packages.sh
+	vm="$(target_directory)/vm"
+	for kernel in $KERNELS; do
+		fetch_kernel "$kernel" "$vm/$kernel" || return
+	done
+	fetch_busybox "$vm/busybox"
+}
+
 # scenarios COMMAND...: its checks are counted one by one, by the last line that it prints.
 scenarios() {
 	local output
@@ -105,19 +187,33 @@ find_cargo
 # Under sudo the repository belongs to another than who asks git about it.
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0="$REPOSITORY"
 
-step "cargo fmt" as_cargo_user cargo fmt --all --check
-step "clang-format" c_format
-step "shellcheck" shell_lint
+# None of these needs more than a part of one CPU, or anything that is built.
+step_beside "cargo fmt" as_cargo_user cargo fmt --all --check
+step_beside "clang-format" c_format
+step_beside "shellcheck" shell_lint
+step_beside "cargo deny" licences
+[ -n "$QUICK" ] || step_beside "other kernels" fetch_machines
 step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
-step "cargo deny" licences
-step "cargo test" cargo_test
 step "release build" build_release
-step "flood's generator" build_flood
-if [ -x "${XDPLB:-}" ]; then
-	step "end to end" scenarios tests/e2e/run.sh
-	for kernel in 6.1 6.12; do
-		step "Linux $kernel" scenarios tests/vm/run.sh "$kernel"
-	done
+[ -n "$QUICK" ] || step "flood's generator" build_flood
+[ -z "$QUICK" ] || step "tests' build" as_cargo_user cargo test --quiet --no-run
+join_steps
+
+if [ -x "${XDPLB:-}" ] && [ -n "$QUICK" ]; then
+	# Most of these wait most of the time.
+	step_beside "end to end" scenarios env JOBS=2 WITHOUT="flood $LOAD" tests/e2e/run.sh
+	step "cargo test" cargo_test
+	join_steps
+	# shellcheck disable=SC2086 # a list of names
+	step "end to end, with load" scenarios tests/e2e/run.sh $LOAD
+else
+	step "cargo test" cargo_test
+	if [ -x "${XDPLB:-}" ]; then
+		step "end to end" scenarios tests/e2e/run.sh
+		for kernel in $KERNELS; do
+			step "Linux $kernel" scenarios tests/vm/run.sh "$kernel"
+		done
+	fi
 fi
 
 printf '\n==== summary\n'
