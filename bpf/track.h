@@ -513,6 +513,15 @@ static __always_inline int is_direct_call(const struct work *w)
 	       (w->facts.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
+static __noinline int forget_for_direct_call(struct work *w)
+{
+	const struct facts *f = &w->facts;
+
+	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
+	forget(f->family, &w->other_flow, &f->flow, FORWARD_NAT);
+	return REASON_NOT_OURS;
+}
+
 /*
  * Not static, and without arguments: the verifier then looks at it once, by itself, rather than on
  * each of the many ways that a packet can come here by.
@@ -520,7 +529,7 @@ static __always_inline int is_direct_call(const struct work *w)
 __noinline int track(void)
 {
 	struct work *w = array_at(scratch, 0);
-	int crowded, found, is_client, goes_on, reason = GO_ON;
+	int crowded, found, goes_on, reason = GO_ON;
 	const struct vip *vip = NULL;
 	struct facts *f;
 
@@ -539,18 +548,14 @@ __noinline int track(void)
 	crowded = f->missed && opens_tcp(f) && !may_record(f);
 	found = crowded ? -1 : find_connection(f->family, &f->flow, &w->own);
 	f->established = found > 0;
-	if (found >= 0 && is_direct_call(w)) {
-		reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
-		forget(f->family, &w->other_flow, &f->flow, FORWARD_NAT);
-		return REASON_NOT_OURS;
-	}
-	is_client = found >= 0 && !(w->own.c.conn.flags & CONN_REPLY);
+	if (found >= 0 && is_direct_call(w))
+		return forget_for_direct_call(w);
 	goes_on = found >= 0 && !is_stale(w);
 	if (goes_on)
 		vip = NULL;
 	else if (!vip)
 		vip = find_vip(&f->flow);
-	if (vip || (goes_on && is_client)) {
+	if (vip || (goes_on && !(w->own.c.conn.flags & CONN_REPLY))) {
 		w->service = vip ? vip->service : w->own.service;
 		/* What let a connection in that is over says nothing of the next one: its port may
 		 * be another service's by now. */
@@ -564,7 +569,7 @@ __noinline int track(void)
 		return reason;
 	if (goes_on)
 		return advance();
-	return vip ? open_connection(is_client) : GO_ON;
+	return vip ? open_connection(found >= 0 && !(w->own.c.conn.flags & CONN_REPLY)) : GO_ON;
 }
 
 static __always_inline void gather_facts(const struct packet *p, __u8 family, struct facts *f)
