@@ -20,7 +20,7 @@ weight() {
 	backend_value web b1 weight
 }
 balances() {
-	[ "$(who_answers "$VIP4" 20)" = "b1 b2" ]
+	[ "$(who_answers "$VIP4" 100)" = "b1 b2" ]
 }
 reloads() {
 	grep -c "reloaded" "$LOG" || true
