@@ -137,7 +137,7 @@ static __always_inline int expose_quoted(struct xdp_md *ctx, struct facts *f, __
  * Whether f->flow went to that backend in a tunnel of ours; w->own.c is its connection then, or
  * what that would be, and *hop the client's next hop, if it is known.
  */
-static __noinline int find_tunnelled(struct work *w, const struct outer *outer, __u64 *hop)
+static __always_inline int find_tunnelled(struct work *w, const struct outer *outer, __u64 *hop)
 {
 	const struct facts *f = &w->facts;
 	int known = find_connection(f->family, &f->flow, &w->own) >= 0;
