@@ -277,7 +277,8 @@ mod tests {
         });
         put.map_err(|(error, _)| error).expect("the first plan");
         in_force.take_purge();
-        (maps.plans.clear(), maps.scopes.clear());
+        maps.plans.clear();
+        maps.scopes.clear();
         (in_force, maps, config)
     }
 

@@ -63,7 +63,7 @@ fn established(lab: &Lab, case: Case, port: u16) -> Result<Dialog, Verdict> {
 /// Lets so many seconds go by for claims, and for nothing else.
 fn age_claims(lab: &Lab, seconds: u64) {
     let ticks =
-        seconds * u64::from(lab.datapath.clock().hz) << abi::xdplb_limit::CLAIM_STATE_BITS.0;
+        (seconds * u64::from(lab.datapath.clock().hz)) << abi::xdplb_limit::CLAIM_STATE_BITS.0;
     for name in ["nat_ports", "nat_ports6"] {
         let map = lab.map(name);
         for (key, mut value) in lab.pairs(name) {

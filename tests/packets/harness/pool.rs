@@ -158,8 +158,10 @@ mod tests {
         // More than the limit allows.
         let cell = cells::all().next().expect("a cell");
         let path = cell.path(Protocol::Tcp, cell.client_at(1002));
-        let verdicts = (0..220).map(|_| lab.send(CLIENTS, &path.request(SYN).bytes()).verdict);
-        assert_eq!(verdicts.last(), Some(Verdict::Drop("source_blocked")));
+        let verdicts: Vec<Verdict> = (0..220)
+            .map(|_| lab.send(CLIENTS, &path.request(SYN).bytes()).verdict)
+            .collect();
+        assert_eq!(verdicts.last(), Some(&Verdict::Drop("source_blocked")));
         // Entries that no longer live, and backends that are gone.
         lab.set_timeouts(|timeouts| timeouts.udp = Duration::from_millis(1));
         pause(Duration::from_millis(50));
