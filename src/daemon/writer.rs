@@ -398,10 +398,13 @@ impl<'a> Writer<'a> {
         said.extend(warnings.iter().map(ToString::to_string));
         self.check_restart(&config)?;
         let (blocklists, kept) = blocklists::reload(&blocklists, &self.blocklists)?;
-        said.extend(kept);
         for warning in said.iter() {
             warn!("{warning}");
         }
+        for fault in &kept {
+            error!("{fault}");
+        }
+        said.extend(kept);
 
         // Interfaces first: attaching is what can fail, and a backend behind a new one needs its slot.
         let former_names = self.interfaces.names();
