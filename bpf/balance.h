@@ -62,6 +62,21 @@ static __always_inline int must_rehash(const struct packet *p, const struct conn
 	       b->rehash >> protocol_class(p->protocol) & 1;
 }
 
+/* The next hop of a packet that may go there. */
+static __always_inline int find_way(const struct packet *p, const struct conn *c,
+				    const struct backend *b, const struct interface **out,
+				    __u64 *hop)
+{
+	if (unlikely(!b))
+		return REASON_NO_BACKEND;
+	*out = next_hop(c, b, hop);
+	if (unlikely(!*out))
+		return no_next_hop(*hop);
+	if (unlikely(p->ttl <= 1))
+		return REASON_TTL_EXPIRED;
+	return likely(fits(p, c, b, *out)) ? GO_ON : REASON_TOO_BIG;
+}
+
 #endif
 
 #include "family.h"
@@ -190,9 +205,9 @@ static __always_inline int NAME(balance)(struct xdp_md *ctx, struct packet *p)
 {
 	FLOW flow = {};
 	CONN *c = NULL;
-	const struct interface *out;
+	const struct interface *out = NULL;
 	const struct backend *b = NULL;
-	__u64 hop;
+	__u64 hop = 0;
 	int reason;
 
 	reason = NAME(parse)(ctx, p, &flow);
@@ -206,18 +221,10 @@ static __always_inline int NAME(balance)(struct xdp_md *ctx, struct packet *p)
 			return refuse_packet(ctx, reason);
 	}
 	reason = NAME(connect)(p, &flow, &c, &b);
+	if (likely(reason == GO_ON))
+		reason = find_way(p, &c->conn, b, &out, &hop);
 	if (unlikely(reason != GO_ON))
 		return NAME(conclude)(ctx, p, &flow, reason);
-	if (unlikely(!b))
-		return finish(p->ingress, REASON_NO_BACKEND);
-
-	out = next_hop(&c->conn, b, &hop);
-	if (unlikely(!out))
-		return finish(p->ingress, no_next_hop(hop));
-	if (unlikely(p->ttl <= 1))
-		return NAME(conclude)(ctx, p, &flow, REASON_TTL_EXPIRED);
-	if (unlikely(!fits(p, &c->conn, b, out)))
-		return NAME(conclude)(ctx, p, &flow, REASON_TOO_BIG);
 
 	if (likely(c->conn.forward < FORWARD_L2)) {
 		NAME(rewrite)(p, c);

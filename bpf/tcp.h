@@ -16,6 +16,7 @@
 
 #include "connection.h"
 #include "packet.h"
+#include "work.h"
 
 /* How far behind and ahead of the number that was remembered a reset is believed, in bytes. A
  * connection in use may have sent a quarter of a second's worth since: 64 MiB are 2
@@ -117,16 +118,28 @@ static __always_inline int has_fin(const struct conn *c)
 }
 
 /*
- * What the segment in `f` means for the connection whose entry `e` is, the one of its own
- * direction, which remembers its number. -1: it is a reset that the receiver will ignore.
+ * What the segment of `scratch` means for its connection, whose entry of this direction in w->own
+ * remembers the number. -1: it is a reset that the receiver will ignore. Not static: see track().
  */
-static __noinline int judge_segment(const struct facts *f, struct entry6 *e, __u32 hz)
+__noinline int judge_segment(void)
 {
-	const struct conn *c = &e->c.conn;
-	__s32 ahead = f->sequence - e->sequence;
-	int idle = idle_since(f->now, c->last_seen, hz);
-	__u32 end = f->sequence + f->payload, event = EVENT_SEGMENT;
+	const struct settings *s = array_at(settings, 0);
+	struct work *w = array_at(scratch, 0);
+	__u32 end, event = EVENT_SEGMENT;
+	const struct facts *f;
+	const struct conn *c;
+	struct entry6 *e;
+	__s32 ahead;
+	int idle;
 
+	if (!w || !s)
+		return -1;
+	f = &w->facts;
+	e = &w->own;
+	c = &e->c.conn;
+	ahead = f->sequence - e->sequence;
+	idle = idle_since(f->now, c->last_seen, s->hz);
+	end = f->sequence + f->payload;
 	if (c->flags & CONN_REPLY)
 		event |= EVENT_BACKEND;
 	if (f->tcp_flags & TCP_RST) {

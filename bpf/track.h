@@ -288,29 +288,34 @@ static __always_inline void carry_status(struct work *w)
 }
 
 /*
- * Moves both entries to conntrack: there first, so that a packet on another CPU finds
- * them in one table or the other.
+ * Moves both entries of the connection of `scratch` to conntrack: there first, so that a packet on
+ * another CPU finds them in one table or the other. Not static: see track().
  */
-static __noinline void promote(struct work *w)
+__noinline int promote(void)
 {
-	const struct facts *f = &w->facts;
+	struct work *w = array_at(scratch, 0);
+	const struct facts *f;
 
+	if (!w)
+		return 0;
+	f = &w->facts;
 	if (is_direct(&w->own.c.conn)) {
 		if (!table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
 			table_remove(f->family, 0, &f->flow);
-		return;
+		return 0;
 	}
 	if (table_read(f->family, 0, &w->other_flow, &w->other))
-		return;
+		return 0;
 	w->other.c.conn.last_seen = f->now;
 	if (table_store(f->family, 1, &w->other_flow, &w->other, BPF_ANY) ||
 	    table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
-		return;
+		return 0;
 	carry_status(w);
 	if (w->own.c.conn.forward == FORWARD_FULL_NAT)
 		settle_claim(w, is_over(w->own.c.conn.state) ? CLAIM_CLOSED : CLAIM_ESTABLISHED);
 	table_remove(f->family, 0, &w->other_flow);
 	table_remove(f->family, 0, &f->flow);
+	return 0;
 }
 
 /* The client is answered by the way its packets come. 1 if that has changed, 0, or a reason,
@@ -385,8 +390,21 @@ static __always_inline void touch(struct conn *c, const struct conn *from)
 	WRITE_ONCE(*(__u64 *)&c->hop, *(const __u64 *)&from->hop);
 }
 
-/* The entry of the other direction of the packet's connection: made anew if the LRU has taken it.
- */
+/* Makes the entry of the other direction anew, which the LRU has taken. Not static: see track(). */
+__noinline int restore_twin(void)
+{
+	struct work *w = array_at(scratch, 0);
+	const struct facts *f;
+
+	if (!w)
+		return 0;
+	f = &w->facts;
+	make_twin(f, &w->own, &w->other, &w->other_flow);
+	table_store(f->family, f->established, &w->other_flow, &w->other, BPF_NOEXIST);
+	return 0;
+}
+
+/* The entry of the other direction of the packet's connection. */
 static __noinline struct entry *find_twin(struct work *w)
 {
 	const struct facts *f = &w->facts;
@@ -396,8 +414,7 @@ static __noinline struct entry *find_twin(struct work *w)
 	twin = find_entry(f->family, f->established, &w->other_flow);
 	if (twin)
 		return twin;
-	make_twin(f, &w->own, &w->other, &w->other_flow);
-	table_store(f->family, f->established, &w->other_flow, &w->other, BPF_NOEXIST);
+	restore_twin();
 	return find_entry(f->family, f->established, &w->other_flow);
 }
 
@@ -429,7 +446,7 @@ __noinline int advance(void)
 	}
 	/* A later fragment has no TCP header. */
 	if (f->flow.protocol == IPPROTO_TCP && f->kind != LATER_FRAGMENT) {
-		int judged = judge_segment(f, &w->own, s->hz);
+		int judged = judge_segment();
 
 		if (judged < 0)
 			return GO_ON;
@@ -465,7 +482,7 @@ __noinline int advance(void)
 	if (changed && twin)
 		touch(&twin->conn, c);
 	if (!f->established && proven(c, f))
-		promote(w);
+		promote();
 	return GO_ON;
 }
 
