@@ -120,7 +120,7 @@ enum holder {
 	HELD_BY_ANOTHER,
 };
 
-/* Who holds the source in w->own.c of `scratch`. Not static: see track(). */
+/* The holder of the source in w->own.c of `scratch`: enum holder. Not static: see track(). */
 __noinline int holder(void)
 {
 	struct work *w = array_at(scratch, 0);

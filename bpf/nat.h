@@ -38,7 +38,7 @@
 #define SPARE_SAMPLES 16
 #define CROWD	      1
 
-/* What claim_source says where the flow is to go without a claim. */
+/* claim_source: the flow is to go without a claim. */
 #define IS_CROWDED (-4)
 
 /* The source of a try, in w->own.c. Each try is a place of its own, whatever the others were: a

@@ -27,7 +27,7 @@
 #define REACH_AHEAD	 (1 << 26)
 #define REACH_AHEAD_IDLE (1 << 24)
 
-/* What a segment means for its connection. */
+/* The meaning of a segment for its connection, as bits. */
 enum segment_event {
 	EVENT_BACKEND = 1, /* the backend sent it */
 	EVENT_RESET = 2,
@@ -118,8 +118,9 @@ static __always_inline int has_fin(const struct conn *c)
 }
 
 /*
- * What the segment of `scratch` means for its connection, whose entry of this direction in w->own
- * remembers the number. -1: it is a reset that the receiver will ignore. Not static: see track().
+ * The enum segment_event bits of the segment of `scratch`, whose connection's entry of this
+ * direction, in w->own, remembers the sequence number. -1: it is a reset that the receiver will
+ * ignore. Not static: see track().
  */
 __noinline int judge_segment(void)
 {

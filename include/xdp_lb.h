@@ -412,7 +412,7 @@ struct allowance {
 	__u64 tokens;
 };
 
-/* What holds a full-nat source address and port. */
+/* A claim of a full-nat source address and port. */
 enum claim_state {
 	CLAIM_OPENING,	   /* a connection of which both directions have not been seen yet */
 	CLAIM_ESTABLISHED, /* one of which they have */
@@ -435,7 +435,7 @@ struct claim6 {
 	__u64 status;
 };
 
-/* What the `remove_entry` program is asked, and says. */
+/* The argument and result of the `remove_entry` program. */
 struct entry_removal {
 	struct flow6 flow; /* the entry's key; IPv4 addresses mapped */
 	struct conn conn;  /* asked: the backend and generation; said: the entry as it was */
@@ -445,7 +445,7 @@ struct entry_removal {
 	__u32 removed;	   /* 1: it has been */
 };
 
-/* What the `remove_claim` program is asked, and says. */
+/* The argument and result of the `remove_claim` program. */
 struct claim_removal {
 	struct flow6 reply; /* the claim's key; IPv4 addresses mapped */
 	__u64 status;	    /* what it was */

@@ -126,7 +126,7 @@ mod tests {
         String::from_utf8(out).expect("text")
     }
 
-    /// What a logger writes of a message.
+    /// The text that a logger writes for a message.
     fn logged(format: LogFormat) -> String {
         let (reader, writer) = io::pipe().expect("a pipe");
         let mut builder = builder(Log {

@@ -6,37 +6,37 @@ use std::path::{Path, PathBuf};
 
 use super::{line, Answer, Request, SOCKET};
 
-/// Nobody answered.
+/// There was no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no daemon.
+    /// No daemon listens.
     #[error(
         "no xdplb answers at {}: start it, or say where it runs with --run-dir DIR, the datapath.run_dir of \
          its file",
         .0.display()
     )]
     NoDaemon(PathBuf),
-    /// The socket is not for us.
+    /// The socket's permissions exclude this user.
     #[error(
         "cannot open {}: run as root, or as the user that xdplb runs as (sudo xdplb …)",
         .0.display()
     )]
     Denied(PathBuf),
-    /// It ended meanwhile.
+    /// The daemon ended before it answered.
     #[error("xdplb ended before it answered; its log says why")]
     Ended,
-    /// The answer is none that is known.
+    /// The answer has another form than expected.
     #[error("this version of the command does not understand the answer of the daemon ({error}): {answer}")]
     Answer {
-        /// What was said.
+        /// The line that came.
         answer: String,
-        /// What is wrong with it.
+        /// The fault in it.
         error: serde_json::Error,
     },
-    /// It said that it cannot.
+    /// The daemon answered with an error.
     #[error("xdplb: {0}")]
     Said(String),
-    /// The system refused.
+    /// A system call failed.
     #[error("{}: {source}", path.display())]
     System {
         /// The socket.
@@ -63,7 +63,7 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Answer, Error> {
     };
     let mut socket = UnixStream::connect(&path).map_err(failed)?;
     match socket.write_all(&line(request)) {
-        // A daemon that turns us away has said why before it closed.
+        // A daemon that turns a client away sends the reason before it closes.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written.map_err(failed)?,
     }

@@ -1,10 +1,10 @@
 //! The control socket: how other programs ask the running daemon for something.
 //!
 //! The daemon listens on `control.sock` in `datapath.run_dir` (`/run/xdplb`), a stream socket. The directory
-//! and the socket are its owner's alone; besides, the daemon answers only root and its own user, by what the
-//! kernel says of the peer (SO_PEERCRED). Whoever connects sends requests and gets answers, each one JSON
-//! object on a line of its own. Requests of one connection are answered one after the other, in order; several
-//! may be sent ahead.
+//! and the socket are accessible to their owner alone; besides, the daemon answers only root and its own user,
+//! as the kernel identifies the peer (SO_PEERCRED). A client sends requests and gets answers, each a JSON object
+//! on a line of its own. Requests of one connection are answered one after the other, in order; a client may
+//! send several without waiting.
 //!
 //! | request | answers |
 //! | --- | --- |
@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "control.sock";
 
-/// What can be asked for.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
@@ -40,29 +40,29 @@ pub enum Request {
     Reload {},
 }
 
-/// What the daemon says to a request.
+/// An answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum Answer {
     /// The file is in force.
     InForce {
-        /// Which one.
+        /// Its path.
         file: PathBuf,
         /// How many `[[service]]` it has.
         services: usize,
-        /// What the operator should know of it all the same.
+        /// Remarks about the file that are no faults.
         warnings: Vec<String>,
     },
-    /// The file cannot be used; the configuration before it goes on.
+    /// The file cannot be used; the previous configuration stays in force.
     Refused {
-        /// Which one.
+        /// Its path.
         file: PathBuf,
         /// Why, in the order of the file.
         faults: Vec<String>,
-        /// What was noticed besides.
+        /// Remarks about the file that are no faults.
         warnings: Vec<String>,
     },
-    /// There is no answer to that request.
+    /// The request is not valid, or cannot be answered.
     Error {
         /// Why, for the operator.
         error: String,
@@ -72,14 +72,14 @@ pub enum Answer {
 /// Reads a line, without its end.
 ///
 /// # Errors
-/// With what to say to the client.
+/// With the message for the client.
 fn parse(line: &[u8]) -> Result<Request, String> {
     serde_json::from_slice(line).map_err(|error| {
         format!("not a request: {error}; requests are such as {{\"request\":\"reload\"}}")
     })
 }
 
-/// As a line.
+/// The JSON of a request or answer, as a line.
 fn line(message: &impl Serialize) -> Vec<u8> {
     // Strings, numbers and lists of them: nothing that JSON has no form for, but a path that is no text.
     let mut line = serde_json::to_vec(message).unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! The run directory, `datapath.run_dir`: its lock, which makes one directory one instance, and who may enter.
+//! The run directory, `datapath.run_dir`: its lock, so that no two instances share one, and its permissions.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use super::SOCKET;
 const LOCK: &str = "lock";
 /// The directory's owner alone.
 const OWNER_ONLY: u32 = 0o700;
-/// How often a lock is tried for that goes away meanwhile, with the process that had it.
+/// How often locking is tried again because the process that had the lock has removed the file meanwhile.
 const TRIES: usize = 5;
 
 /// The directory cannot be used.
@@ -160,7 +160,7 @@ fn check(path: &Path) -> Result<(), Error> {
         .map_err(|error| refuse(format!("cannot be closed to others: {error}")))
 }
 
-/// Who has the lock, for the operator.
+/// The process that holds the lock, for the operator.
 fn taken(path: &Path, mut file: File) -> Error {
     let mut holder = String::new();
     let _ = file.read_to_string(&mut holder);

@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use super::run_dir::RunDir;
 use super::{line, parse, Answer, Request};
 
-/// The longest line of a client.
+/// The longest line that a client may send, in bytes.
 const LONGEST_LINE: usize = 4096;
 /// Answers that a client has not taken, in bytes: beyond, it gets no more requests through.
 const LARGEST_BACKLOG: usize = 1 << 20;
@@ -49,15 +49,15 @@ struct Client {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// A request of it is being worked on.
+    /// One of its requests is being worked on.
     busy: bool,
-    /// Nothing more comes from it.
+    /// It has shut its sending side.
     ended: bool,
-    /// It is to go once it has had its answer.
+    /// To be disconnected once it has taken its answer.
     dismissed: bool,
-    /// What it is watched for.
+    /// The events that epoll watches it for.
     interest: EpollFlags,
-    /// When its patience ends, unless it is busy.
+    /// When it is disconnected for being slow, unless it is busy.
     deadline: Instant,
 }
 
@@ -140,7 +140,7 @@ impl Server {
         client.deadline = now + PATIENCE;
         client.output.extend(line(answer));
         client.send();
-        // What it sent meanwhile has been read, or will be; either wakes the next turn.
+        // Requests that it sent meanwhile have been read or will be; either wakes the next turn.
         self.settle(id);
     }
 
@@ -209,7 +209,7 @@ impl Server {
             return;
         };
         if events.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) && client.busy {
-            // Nobody is there any more who would read the answer.
+            // The client has gone: nobody would read the answer.
             self.clients.remove(&id);
             return;
         }
@@ -246,7 +246,7 @@ impl Server {
             return;
         }
         let mut interest = EpollFlags::empty();
-        // A further request that is here already: writable is what it is at once.
+        // Its next request has been read already: waiting for "writable" wakes the next turn at once.
         let has_request = client.may_ask() && client.has_line();
         interest.set(EpollFlags::EPOLLIN, client.wants_input());
         interest.set(

@@ -12,7 +12,7 @@ use crate::datapath::abi::Flow;
 use crate::datapath::{self, Datapath, Settings};
 use crate::state::{self, Desired};
 
-/// What plans are written to.
+/// The target that plans are written to: the maps, or a test's stand-in.
 pub trait Maps {
     /// Makes the maps what the plan says, whatever they hold.
     fn apply(&mut self, plan: &Desired, settings: &Settings) -> Result<(), datapath::Error>;
@@ -31,12 +31,12 @@ impl Maps for Datapath {
     }
 }
 
-/// What is looked at when a plan is written.
+/// How much of the maps is compared when a plan is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// All that the maps hold: what has drifted is mended.
     Everything,
-    /// What differs from the plan in force.
+    /// Only the difference to the plan in force.
     Difference,
 }
 
@@ -57,7 +57,7 @@ impl InForce {
         &self.plan
     }
 
-    /// What connections are bound by, for the sweep.
+    /// The plans that connections may be bound by, for the sweep.
     pub fn bindings(&self) -> Arc<Bindings> {
         Arc::clone(&self.bindings)
     }

@@ -1,7 +1,7 @@
 //! The interfaces of the file: attaching to them, following them, and what leads out of them.
 //!
 //! An interface keeps its slot for as long as it is in the file, also while it is gone from the system.
-//! Who gets which slot is the part of `slots`.
+//! `slots` decides which interface gets which slot.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -105,7 +105,7 @@ struct Daemon {
     stops: Stops,
 }
 
-/// Who asks for a reload.
+/// The origin of a reload request.
 #[derive(Debug, Clone, Copy)]
 enum Asker {
     Signal,

@@ -13,7 +13,7 @@ use super::Error;
 use crate::control::Answer;
 use crate::neighbours::{Target, Update};
 
-/// What the loop wants of the writer.
+/// An order of the control loop to the writer.
 pub enum Order {
     /// The network has changed. The next such order comes after [`Outcome::Taken`].
     Network(Update, Changes),
@@ -23,7 +23,7 @@ pub enum Order {
     Stop,
 }
 
-/// What has changed in a network.
+/// A change of the network.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// A link or an address of this host.
@@ -57,7 +57,7 @@ impl Changes {
     }
 }
 
-/// What the writer says.
+/// A report of the writer to the control loop.
 pub enum Outcome {
     /// The datapath is attached.
     Started,
@@ -65,7 +65,7 @@ pub enum Outcome {
     Taken,
     /// These backends are to be kept resolved, in place of those before.
     Track(BTreeSet<Target>),
-    /// What came of the reload.
+    /// The result of a reload.
     Reloaded(Answer),
     /// It has ended, and everything that it made is gone.
     Ended(Result<(), Error>),

@@ -1,11 +1,11 @@
 //! Reloads that have been asked for: at most one is under way, those asked for meanwhile are one more.
 
-/// Who waits for which reload.
+/// The askers of reloads, who are told the outcome.
 #[derive(Debug)]
 pub struct Reloads<A> {
-    /// Those who get the outcome of the one under way. `None`: none is.
+    /// The askers of the reload under way. `None`: none is.
     running: Option<Vec<A>>,
-    /// Those who asked after it had begun: it may have read the file before they changed it.
+    /// Askers since then: it may have read the file before they changed it, so theirs is the next reload.
     waiting: Vec<A>,
 }
 

@@ -14,11 +14,11 @@ use crate::datapath::Interface;
 /// interface has left.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// What sweeps have met, shared with the thread that sweeps.
+/// The slots that sweeps have found in use, shared with the thread that sweeps.
 #[derive(Debug, Clone, Default)]
 pub struct SlotUse(Arc<Mutex<[Option<Seen>; 2]>>);
 
-/// What one sweep has met.
+/// The slots that one sweep has found in use.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     start: Instant,

@@ -41,20 +41,20 @@ const CLOCK_AGAIN: Duration = Duration::from_secs(60);
 /// How often a condition that persists is logged.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 
-/// What a writer begins with.
+/// The writer's initial state.
 pub struct Setup {
-    /// The configuration's.
+    /// The configuration file's path.
     pub file: PathBuf,
-    /// What it says.
+    /// Its contents.
     pub config: Config,
     /// The contents of `firewall.blocklists`.
     pub blocklists: Contents,
-    /// What the network looks like.
+    /// Links, addresses, routes and neighbours.
     pub network: Network,
 }
 
-/// Starts the datapath, follows orders until the last, and lets go of everything. `stopping` is for what
-/// takes long: once it is set, the order to stop is on its way.
+/// Starts the datapath, follows orders until the last, and releases everything. `stopping` lets long work end
+/// early: once it is set, the order to stop is on its way.
 pub fn run(setup: Setup, orders: Receiver<Order>, outbox: &Outbox, stopping: &AtomicBool) {
     let inbox = Inbox {
         orders,
@@ -293,7 +293,7 @@ impl<'a> Writer<'a> {
         let whole = changes.links || self.is_behind || former != places(&self.interfaces);
         let addresses = changes.targets.iter().map(|target| target.address);
         let changed: Option<BTreeSet<IpAddr>> = (!whole).then(|| addresses.collect());
-        // What was written of it holds; the next change goes on from there.
+        // The part that was written stays in force; the next change starts from it.
         match self.put_in_force(Scope::Difference, changed.as_ref()) {
             Ok(()) => self.is_behind = false,
             Err((error, _)) => {
@@ -307,7 +307,7 @@ impl<'a> Writer<'a> {
         self.tell(changed.as_ref());
     }
 
-    /// What was missed while something else was done.
+    /// Changes that came while something else was done.
     fn catch_up(&mut self) {
         let missed = std::mem::take(&mut self.missed);
         if missed.any() {

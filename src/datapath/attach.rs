@@ -48,7 +48,7 @@ impl Interface {
     }
 }
 
-/// What one slot has.
+/// The interface of one slot.
 pub(super) struct Known {
     interface: Interface,
     /// XDP on it; dropping it detaches.

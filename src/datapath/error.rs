@@ -1,4 +1,4 @@
-//! What can go wrong between the program and the kernel, for the operator.
+//! Errors between the program and the kernel, for the operator.
 
 use std::io;
 use std::path::PathBuf;

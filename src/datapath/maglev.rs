@@ -136,7 +136,7 @@ struct Half<'a> {
     word: &'a AtomicU64,
     /// Of the slot in the word.
     shift: usize,
-    /// What the table has there.
+    /// The slot's present contents.
     slot: u32,
 }
 

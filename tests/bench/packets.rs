@@ -171,6 +171,8 @@ enum Kind {
     Reply,
     /// A flow that is new each time.
     New,
+    /// A segment in the middle of a connection that another instance may have made.
+    Unknown,
 }
 
 fn main() -> Result<()> {
@@ -263,18 +265,26 @@ fn main() -> Result<()> {
             for (name, transport) in [("TCP", Transport::Tcp), ("UDP", Transport::Udp)] {
                 let request = packet(client, &vip, transport)?;
                 let reply = establish(&bench, &request, transport)?;
+                let opening = match transport {
+                    Transport::Tcp => packet(client, &vip, Transport::Syn)?,
+                    _ => request.clone(),
+                };
                 for (kind, what) in [
                     (Kind::Established, "to the backend"),
                     (Kind::Reply, "to the client"),
                     (Kind::New, "new connection"),
+                    (Kind::Unknown, "goes on, unknown here"),
                 ] {
+                    let new = match number {
+                        2 => REPEAT_NEW_FULL_NAT,
+                        _ => REPEAT,
+                    };
                     let (program, packet, repeat) = match kind {
                         Kind::Established => (&bench.progs.repeat, &request, REPEAT),
                         Kind::Reply => (&bench.progs.repeat, &reply, REPEAT),
-                        Kind::New if number == 2 => {
-                            (&bench.progs.repeat_new, &request, REPEAT_NEW_FULL_NAT)
-                        }
-                        Kind::New => (&bench.progs.repeat_new, &request, REPEAT),
+                        Kind::New => (&bench.progs.repeat_new, &opening, new),
+                        Kind::Unknown if name == "UDP" => continue,
+                        Kind::Unknown => (&bench.progs.repeat_new, &request, new),
                     };
                     row(
                         &format!("{forward} {family} {name}, {what}"),

@@ -48,7 +48,7 @@ fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Ruleset>
     state::plan(&Desired::default(), config, &world).map(|desired| desired.firewall)
 }
 
-/// What is known of this host.
+/// Facts about this host.
 struct Host<'a> {
     /// The MTUs of the file's interfaces, in their order; none where they are another host's.
     mtus: &'a [u32],

@@ -28,7 +28,7 @@ pub(super) struct Report<'a> {
     pub warnings: Vec<Warning>,
 }
 
-/// What full-nat can carry, where a service has it.
+/// How many connections full-nat can carry, where a service has it.
 #[derive(Serialize)]
 pub(super) struct FullNatPorts {
     pub first_port: u16,
