@@ -60,6 +60,13 @@ static __always_inline void make_twin(const struct facts *f, const struct entry6
 		expect_replies(key);
 }
 
+/* An entry that a former connection has left in conntrack would be found before one in opening. */
+static __noinline void clear_reply_flow(struct work *w)
+{
+	if (!table_remove(w->facts.family, 1, &w->other_flow))
+		raise_epoch();
+}
+
 /*
  * nat keeps the client's port. Two connections of one client port, to two VIPs or ports of a
  * service, can meet at one backend: the second gets another port, or the backend and its replies
@@ -70,8 +77,9 @@ static __noinline int find_source(struct work *w, __u32 hash)
 {
 	const struct facts *f = &w->facts;
 	struct flow6 *client = &w->client;
+	int i;
 
-	for (int i = 0; i <= NAT_TRIES; i++) {
+	for (i = 0; i <= NAT_TRIES; i++) {
 		if (i)
 			w->own.c.sport =
 				bpf_htons(NAT_FIRST_PORT + (hash + i) % (65536 - NAT_FIRST_PORT));
@@ -80,7 +88,7 @@ static __noinline int find_source(struct work *w, __u32 hash)
 			return GO_ON;
 		reply_flow(&w->other.c, f->flow.protocol, client);
 		if (same_flow(client, &f->flow))
-			return GO_ON;
+			break;
 		if (is_alive(f->family, &w->other_flow, f->now) ||
 		    is_alive(f->family, client, f->now))
 			continue;
@@ -88,10 +96,13 @@ static __noinline int find_source(struct work *w, __u32 hash)
 		if (remove_direction(f->family, client, &w->other_flow) &&
 		    !is_over(w->other.c.conn.state))
 			count_closed(&w->other.c.conn);
-		raise_epoch();
-		return GO_ON;
+		break;
 	}
-	return REASON_NO_PORT;
+	if (i > NAT_TRIES)
+		return REASON_NO_PORT;
+	clear_reply_flow(w);
+	raise_epoch();
+	return GO_ON;
 }
 
 /* Writes both entries of a new connection, the backend's direction first: its packets
@@ -104,9 +115,8 @@ static __noinline int store_connection(struct work *w)
 	int found;
 
 	make_twin(f, &w->own, &w->other, &w->other_flow);
-	/* An entry that a former connection has left there would be found first. */
-	if (!table_remove(f->family, 1, &w->other_flow))
-		raise_epoch();
+	if (full_nat)
+		clear_reply_flow(w);
 	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))
 		return REASON_TABLE_FULL;
 	if (!table_store(f->family, 0, &f->flow, &w->own, BPF_NOEXIST)) {
