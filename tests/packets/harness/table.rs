@@ -1,6 +1,7 @@
 //! Entries of the connection tables, put where a test wants them: as the LRU, time or another CPU would.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use xdplb::datapath::abi::{self, bytes_of, from_bytes, Flow};
@@ -42,11 +43,19 @@ impl Lab {
 
     /// As after some idle seconds, for both directions: the next packet looks after the entries.
     pub fn age(&self, d: &Dialog) {
-        let ago = 5 * self.datapath.clock().hz.max(512);
+        self.date_back(d, 5 * self.datapath.clock().hz.max(512));
+    }
+
+    /// As after that time without a packet, for both directions.
+    pub fn idle(&self, d: &Dialog, time: Duration) {
+        self.date_back(d, time.as_secs() as u32 * self.datapath.clock().hz);
+    }
+
+    fn date_back(&self, d: &Dialog, jiffies: u32) {
         for flow in [d.flow(), d.reply_flow()] {
             if self.entry(&flow).is_some() {
                 self.change_entry(&flow, |conn| {
-                    conn.last_seen = conn.last_seen.wrapping_sub(ago);
+                    conn.last_seen = conn.last_seen.wrapping_sub(jiffies);
                 });
             }
         }
