@@ -10,6 +10,7 @@ use crate::harness::{
     assert_same, at, backend_mac, ip, own_mac, Lab, Traffic, Verdict, BACKENDS, CLIENTS, OTHER,
     OTHER_ROUTER, ROUTER,
 };
+use crate::property::one_in;
 use libbpf_rs::MapCore;
 use xdplb::config::MacAddress;
 use xdplb::datapath::Interface;
@@ -274,34 +275,28 @@ fn udp_without_a_checksum_stays_without() {
     }
 }
 
-/// A sum of 0 is sent as 0xffff (RFC 768). Some port of the client's makes it come out so.
+/// A sum of 0 is sent as 0xffff (RFC 768). A payload that is the sum without it makes it come out so.
 #[test]
 fn udp_checksum_that_becomes_zero() {
     let lab = Lab::new(STANDARD);
     for case in cases::udp() {
         let d = case.establish(&lab);
-        let (mut there, mut back) = (0, 0);
-        for word in 0..=u16::MAX {
-            let change = |f: &mut Frame| f.payload = word.to_be_bytes().to_vec();
-            let check = |frame: Frame| {
-                let at = frame.l4() + 6;
-                frame.bytes()[at..at + 2] == [0xff, 0xff]
-            };
-            let request = d.request(0).with(change);
-            if check(request.becomes(d.seen, d.backend)) {
-                d.deliver(&lab, &request);
-                there += 1;
-            }
-            let reply = d.reply(0).with(change);
-            if check(reply.becomes(d.vip, d.client)) {
-                d.answer(&lab, &reply);
-                back += 1;
-            }
-        }
-        assert!(
-            there > 0 && back > 0,
-            "{case:?}: no payload makes the sum 0"
+        let checksum = |frame: &Frame| {
+            let at = frame.l4() + 6;
+            [frame.bytes()[at], frame.bytes()[at + 1]]
+        };
+        let carrying = |frame: Frame, word: [u8; 2]| frame.with(|f| f.payload = word.to_vec());
+        let there = |word| carrying(d.request(0), word);
+        let sum = checksum(&there([0, 0]).becomes(d.seen, d.backend));
+        assert_eq!(
+            checksum(&there(sum).becomes(d.seen, d.backend)),
+            [0xff, 0xff]
         );
+        d.deliver(&lab, &there(sum));
+        let back = |word| carrying(d.reply(0), word);
+        let sum = checksum(&back([0, 0]).becomes(d.vip, d.client));
+        assert_eq!(checksum(&back(sum).becomes(d.vip, d.client)), [0xff, 0xff]);
+        d.answer(&lab, &back(sum));
     }
 }
 
@@ -312,7 +307,7 @@ fn every_tcp_and_udp_checksum() {
     for case in cases::all() {
         let d = case.establish(&lab);
         for word in (0..=u16::MAX)
-            .step_by(257)
+            .step_by(257 * one_in())
             .chain(0..8)
             .chain(0xfff8..=0xffff)
         {

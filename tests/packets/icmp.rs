@@ -10,6 +10,7 @@ use crate::harness::ip::{Ethernet, Icmp, Packet};
 use crate::harness::{
     assert_same, backend_mac, ip, own_mac, Lab, Verdict, BACKENDS, CLIENTS, ROUTER,
 };
+use crate::property::one_in;
 
 const NOT_OURS: Verdict = Verdict::Pass("not_ours");
 const UNRELATED: Verdict = Verdict::Pass("icmp_unrelated");
@@ -94,10 +95,12 @@ fn pings_are_answered() {
 #[test]
 fn pings_of_every_checksum() {
     let lab = Lab::new(&every());
+    let mut sent = 0;
     for [client, vip, _] in FAMILIES {
         let (client, vip) = (ip(client), ip(vip));
         let ethernet = from_router(&[]);
-        for word in 0..=u16::MAX {
+        for word in (0..=u16::MAX).step_by(one_in()) {
+            sent += 1;
             let [high, low] = word.to_be_bytes();
             let rest = [0x12, 0x34, high, low];
             let request = Icmp::EchoRequest.message(client, vip, rest, b"");
@@ -106,7 +109,7 @@ fn pings_of_every_checksum() {
             assert_same("a reply", &bytes, &ethernet.swapped().carrying(&reply));
         }
     }
-    assert_eq!(lab.reasons()["echo_answered"], 2 * 65536);
+    assert_eq!(lab.reasons()["echo_answered"], sent);
 }
 
 /// An identifier and a sequence of 0, and a payload that makes the sum what it may be.
@@ -115,7 +118,10 @@ fn pings_whose_sum_is_nothing() {
     let lab = Lab::new(&every());
     for [client, vip, _] in FAMILIES {
         let (client, vip) = (ip(client), ip(vip));
-        for word in (0..=u16::MAX).step_by(97).chain([0xf7ff, 0xffff, 0x7fff]) {
+        for word in (0..=u16::MAX)
+            .step_by(97 * one_in())
+            .chain([0xf7ff, 0xffff, 0x7fff])
+        {
             let payload = word.to_be_bytes();
             let request = Icmp::EchoRequest.message(client, vip, [0; 4], &payload);
             let reply = Icmp::EchoReply.message(vip, client, [0; 4], &payload);
@@ -409,7 +415,7 @@ fn errors_of_many_checksums() {
         for protocol in PROTOCOLS {
             let path = cell.establish(&lab, protocol, 1000);
             for word in (0..=u16::MAX)
-                .step_by(509)
+                .step_by(509 * one_in())
                 .chain(0..4)
                 .chain(0xfffc..=0xffff)
             {
