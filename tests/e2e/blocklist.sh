@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# firewall.blocklists: whose sources are dropped before any rule is asked; half a half_a_million prefixes,
+# firewall.blocklists: whose sources are dropped before any rule is asked; half a million prefixes,
 # and what they cost; files that change, that have a bad line, and that are not there.
 set -euo pipefail
 # shellcheck source=tests/e2e/lib.sh
@@ -75,7 +75,7 @@ check "the list counts what it drops" test "$hits" -ge 2
 check_equal "and nothing else does" "$(packets_counted blocklisted) $(packets_counted firewall)" "$hits 0"
 check "who is on no list is decided by the rules" test "$(rule_hits all)" -ge 2
 
-# ---- half a half_a_million
+# ---- half a million
 half_a_million() {
 	awk 'BEGIN {
 		for (i = 0; i < 400000; i++)

@@ -95,8 +95,10 @@ for XDP_MODE in native generic; do
 	fi
 done
 check_contains "list names the modes" "$(look list)" '192\.0\.2\.11:\* +b1 +ipip '
-check_contains "conns shows a direct connection" "$(look conns --service gue-in-6)" \
-	'TCP +[a-z]+ .*192\.0\.2\.2:[0-9]+ +192\.0\.2\.105:8080 +gue-in-6 +b[123]-v6 +\[2001:db8:2::1[123]\]'
+check_equal "conns shows direct connections" "$(look conns --service gue-in-6 --json | jq -c --arg client "$CLIENT4:" '
+	[.[] | select(.protocol == "tcp" and .vip == "192.0.2.105:8080") |
+		(.client | startswith($client)) and .source == null and (.backend | test("^b[123]-v6$")) and
+		(.backend_address | test("^\\[2001:db8:2::1[123]\\]:8080$"))] | unique')" "[true]"
 for host in b1 b2 b3; do
 	stop_process "decap-$host"
 done
@@ -146,6 +148,7 @@ for mode in l2 gue ipip; do
 	check "reload: from one mode to $mode" reload_xdplb
 	check_equal "$mode after another mode: all are answered" \
 		"$(who_answers "[2001:db8:2::${LAST[gue-in-6]}]:8080" 60)" "b1 b2 b3"
-	check_contains "$mode after another mode: list" "$(look list)" "b1-v6 +$mode "
+	check_equal "$mode after another mode: list" \
+		"$(look list --json | jq -r '.[] | select(.name == "gue-in-6") | .forward')" "$mode"
 done
 end

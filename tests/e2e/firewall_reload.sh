@@ -75,7 +75,7 @@ for backend in b1 b2; do
 	}
 done
 
-SECONDS_OF_LOAD=6
+SECONDS_OF_LOAD=8
 declare -a load=()
 for source in "$DENIED4" "$DENIED6"; do
 	[[ "$source" == *:* ]] && vip="$VIP6" || vip="$VIP4"
@@ -97,7 +97,7 @@ done
 wait "${load[@]}" || true
 
 check_equal "no reload of $reloads was refused or went unanswered" "$refused" 0
-check "there were at least six" test "$reloads" -ge 6
+check "there were some, from either set to the other" test "$reloads" -ge 3
 for source in "$DENIED4" "$DENIED6"; do
 	check_contains "datagrams that both sets deny, from $source: none was answered" \
 		"$(cat "$WORK/denied-udp-$source")" '^0 of [1-9][0-9]{3}'

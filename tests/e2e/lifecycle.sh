@@ -24,7 +24,8 @@ check_nothing_attached() {
 }
 
 web_service b1 b2 b3 | write_config
-check "check accepts the file" "$XDPLB" check --config "$CONFIG"
+check_equal "check accepts the file" \
+	"$("$XDPLB" check --config "$CONFIG" --json | jq -r '.services[].name')" web
 for signal in INT TERM; do
 	start_or_end
 	check "before SIG$signal it balances" balances
