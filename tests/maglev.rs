@@ -1,11 +1,13 @@
 //! Properties of Maglev tables: what they depend on, how even they are, how little they move.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use xdplb::state::maglev::{self, size_for, Candidate, MAX_BACKENDS, MAX_SLOTS, SIZE_CLASSES};
+use xxhash_rust::xxh64::xxh64;
 
 fn candidate(index: u32, weight: u16) -> Candidate {
     let address = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + index));
@@ -20,6 +22,44 @@ fn candidate(index: u32, weight: u16) -> Candidate {
 /// The table of a service that has these backends and no others.
 fn table(backends: &[Candidate], seed: u64) -> Vec<u32> {
     maglev::table(backends, size_for(backends.len()), seed)
+}
+
+/// The same as the module describes it: one turn after the other, one step after the other.
+fn table_by_turns(backends: &[Candidate], size: u32, seed: u64) -> Vec<u32> {
+    let key = |backend: &Candidate| {
+        let address = match backend.address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        xxh64(
+            &[&address.octets()[..], &backend.port.to_be_bytes()].concat(),
+            seed,
+        )
+    };
+    let mut order: Vec<_> = backends.iter().filter(|one| one.weight > 0).collect();
+    order.sort_by_key(|one| (key(one), one.address, one.port, one.weight));
+    let mut turns: BinaryHeap<_> = (0..order.len()).map(|at| Reverse((0, at))).collect();
+    let (mut steps, mut taken) = (vec![0_u64; order.len()], vec![0_u64; order.len()]);
+    let mut slots = vec![None; size as usize];
+    for _ in 0..size {
+        let Some(Reverse((_, at))) = turns.pop() else {
+            break;
+        };
+        let (backend, key) = (order[at], key(order[at]));
+        let slot = (0..size)
+            .find_map(|_| {
+                let slot = xxh64(&steps[at].to_le_bytes(), key) % u64::from(size);
+                steps[at] += 1;
+                slots[slot as usize].is_none().then_some(slot as usize)
+            })
+            .or_else(|| slots.iter().position(Option::is_none));
+        slots[slot.expect("a free slot")] = Some(backend.id);
+        taken[at] += 1;
+        // In units of 2^-40.
+        let next = ((taken[at] << 40) + (key >> 24)) / u64::from(backend.weight);
+        turns.push(Reverse((next, at)));
+    }
+    slots.into_iter().flatten().collect()
 }
 
 fn equal(count: u32) -> Vec<Candidate> {
@@ -249,6 +289,17 @@ fn reweighing_moves_the_difference(
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// In tables of any size, down to fewer slots than backends.
+    #[test]
+    fn a_table_is_what_its_turns_make_it(
+        backends in candidates(0..40),
+        size in prop_oneof![Just(251), Just(2_039), 0..100_u32],
+        seed: u64,
+    ) {
+        let slots = maglev::table(&backends, size, seed);
+        prop_assert_eq!(slots, table_by_turns(&backends, size, seed));
+    }
+
     #[test]
     fn order_and_ids_do_not_matter(
         (backends, shuffled) in
@@ -320,6 +371,12 @@ proptest! {
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
+
+    #[test]
+    fn a_large_table_is_what_its_turns_make_it(backends in candidates(181..=1000), seed: u64) {
+        let slots = table(&backends, seed);
+        prop_assert_eq!(slots, table_by_turns(&backends, MAX_SLOTS, seed));
+    }
 
     #[test]
     fn large_tables_are_fair(backends in candidates(181..=2000), seed: u64) {

@@ -37,8 +37,6 @@
 //! two instances of which one does not see a backend would agree on nothing. Only a file that takes the
 //! service from one size class to another does so; tracked connections do not notice.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 use xxhash_rust::xxh64::xxh64;
@@ -109,91 +107,213 @@ pub fn size_for(backends: usize) -> u32 {
 /// their order nor on their ids. Each candidate with a weight above 0 gets at least one slot, as long as
 /// there are no more of them than slots. No candidate: no slots.
 pub fn table(backends: &[Candidate], size: u32, seed: u64) -> Vec<u32> {
-    let size = size as usize;
     let candidates = backends.iter().filter(|candidate| candidate.weight > 0);
-    let mut walks: Vec<Walk> = candidates
-        .map(|candidate| Walk::new(candidate, seed))
+    let mut order: Vec<(u64, &Candidate)> = candidates
+        .map(|candidate| (key(candidate, seed), candidate))
         .collect();
     // The place in this order decides between turns at the same instant, above all the first ones.
-    walks.sort_unstable_by_key(|walk| {
-        let Candidate {
-            address,
-            port,
-            weight,
-            ..
-        } = *walk.candidate;
-        (walk.key, address, port, weight)
+    order.sort_unstable_by(|(key, one), (other_key, other)| {
+        let rest = |candidate: &Candidate| (candidate.address, candidate.port, candidate.weight);
+        key.cmp(other_key).then_with(|| rest(one).cmp(&rest(other)))
     });
-
-    let mut slots = vec![None; size];
-    let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
-        (0..walks.len()).map(|index| Reverse((0, index))).collect();
-    for _ in 0..size {
-        let Some(mut turn) = turns.peek_mut() else {
-            break;
-        };
-        let Reverse((_, index)) = *turn;
-        let walk = &mut walks[index];
-        walk.take(&mut slots);
-        *turn = Reverse((walk.next_turn(), index));
+    let walks = order
+        .into_iter()
+        .map(|(key, candidate)| Walk::new(key, candidate))
+        .collect();
+    // A remainder by a constant is a multiplication, and the largest tables are what takes time.
+    if size == MAX_SLOTS {
+        fill(walks, size, |hash| hash % u64::from(MAX_SLOTS))
+    } else {
+        fill(walks, size, |hash| hash % u64::from(size))
     }
-    slots.into_iter().flatten().collect()
 }
 
+/// Lets each walk take slots, in order of their turns, until none is free. `remainder` is that by `size`.
+fn fill(mut walks: Vec<Walk>, size: u32, remainder: impl Fn(u64) -> u64) -> Vec<u32> {
+    if walks.is_empty() {
+        return Vec::new();
+    }
+    let mut table = vec![0; size as usize];
+    let mut free = Free::new(size);
+    let mut take = |walk: &mut Walk| {
+        if let Some(slot) = walk.next_free(&mut free, &remainder) {
+            table[slot] = walk.id;
+        }
+        free.count > 0
+    };
+    // The first turns are all at time 0.
+    if walks.iter_mut().all(&mut take) {
+        // The others are put in order a stretch of time after the other, in which each has one turn on
+        // average. With equal weights they come in order by themselves.
+        let weights: u64 = walks.iter().map(|walk| u64::from(walk.weight)).sum();
+        let stretch = ((walks.len() as u64) << TIME_BITS) / weights;
+        let mut turns: Vec<u64> = Vec::with_capacity(2 * walks.len());
+        for from in (0..).step_by(stretch as usize) {
+            turns.clear();
+            for (index, walk) in (0..).zip(&mut walks) {
+                while walk.turn < from + stretch {
+                    turns.push((walk.turn - from) << INDEX_BITS | index);
+                    walk.set_next_turn();
+                }
+            }
+            turns.sort_unstable();
+            let mut in_order = turns.iter().map(|turn| turn & ((1 << INDEX_BITS) - 1));
+            if !in_order.all(|index| take(&mut walks[index as usize])) {
+                break;
+            }
+        }
+    }
+    table
+}
+
+/// The hash of a candidate, seed of its permutation.
+fn key(candidate: &Candidate, seed: u64) -> u64 {
+    let address = match candidate.address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let mut name = [0; 18];
+    name[..16].copy_from_slice(&address.octets());
+    name[16..].copy_from_slice(&candidate.port.to_be_bytes());
+    xxh64(&name, seed)
+}
+
+/// [`xxh64`] of the eight bytes of a number, lowest first. A large table takes more than a million of them.
+fn xxh64_of_number(number: u64, seed: u64) -> u64 {
+    const PRIMES: [u64; 5] = [
+        0x9e37_79b1_85eb_ca87,
+        0xc2b2_ae3d_27d4_eb4f,
+        0x1656_67b1_9e37_79f9,
+        0x85eb_ca77_c2b2_ae63,
+        0x27d4_eb2f_1656_67c5,
+    ];
+    let [one, two, three, four, five] = PRIMES;
+    let bytes = size_of_val(&number) as u64;
+    let mut hash = seed.wrapping_add(five).wrapping_add(bytes);
+    hash ^= number.wrapping_mul(two).rotate_left(31).wrapping_mul(one);
+    hash = hash.rotate_left(27).wrapping_mul(one).wrapping_add(four);
+    hash = (hash ^ hash >> 33).wrapping_mul(two);
+    hash = (hash ^ hash >> 29).wrapping_mul(three);
+    hash ^ hash >> 32
+}
+
+/// Which slots nobody has taken, a bit for each: few enough bytes to stay in the CPU's nearest cache.
+struct Free {
+    words: Vec<u64>,
+    /// Slots of the table.
+    size: u32,
+    /// Those that are free.
+    count: u32,
+}
+
+impl Free {
+    fn new(size: u32) -> Self {
+        let mut words = vec![u64::MAX; size.div_ceil(u64::BITS) as usize];
+        if let (Some(last), beyond @ 1..) = (words.last_mut(), size % u64::BITS) {
+            *last = (1 << beyond) - 1;
+        }
+        Free {
+            words,
+            size,
+            count: size,
+        }
+    }
+
+    /// Whether the slot was free.
+    fn take(&mut self, slot: usize) -> bool {
+        let bit = 1 << (slot % u64::BITS as usize);
+        let word = &mut self.words[slot / u64::BITS as usize];
+        let was_free = *word & bit != 0;
+        if was_free {
+            *word ^= bit;
+            self.count -= 1;
+        }
+        was_free
+    }
+
+    /// The first slot that is free, if one is.
+    fn take_first(&mut self) -> Option<usize> {
+        let (index, word) = (0..).zip(&self.words).find(|(_, word)| **word != 0)?;
+        let slot = index * u64::BITS as usize + word.trailing_zeros() as usize;
+        self.take(slot).then_some(slot)
+    }
+}
+
+/// Bits of a time behind the point: times are in units of 2^-40. Below 2^58, since no table has 2^18 slots.
+const TIME_BITS: u32 = 40;
+
+/// Bits that a candidate's place in the order takes, where each has a slot.
+const INDEX_BITS: u32 = 18;
+
 /// A candidate on its way through its permutation of the slots.
-struct Walk<'a> {
-    candidate: &'a Candidate,
-    /// The hash of the candidate, seed of its permutation.
+struct Walk {
     key: u64,
     /// Slots looked at.
     steps: u64,
-    /// Slots taken.
-    taken: u64,
+    /// When its next turn is, of those that have not been put in order, and the rest of that division by
+    /// the weight.
+    turn: u64,
+    rest: u64,
+    /// Between two turns, likewise.
+    between: (u64, u64),
+    id: u32,
+    weight: u16,
 }
 
-impl<'a> Walk<'a> {
-    fn new(candidate: &'a Candidate, seed: u64) -> Self {
-        let address = match candidate.address {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
-        };
-        let mut name = [0; 18];
-        name[..16].copy_from_slice(&address.octets());
-        name[16..].copy_from_slice(&candidate.port.to_be_bytes());
+impl Walk {
+    /// One that is about to have its first turn, at time 0.
+    fn new(key: u64, candidate: &Candidate) -> Self {
+        let weight = u64::from(candidate.weight);
+        let divided = |time: u64| (time / weight, time % weight);
+        // u of the module's description.
+        let phase = key >> (u64::BITS - TIME_BITS);
+        let (turn, rest) = divided((1 << TIME_BITS) + phase);
         Walk {
-            candidate,
-            key: xxh64(&name, seed),
+            key,
             steps: 0,
-            taken: 0,
+            turn,
+            rest,
+            between: divided(1 << TIME_BITS),
+            id: candidate.id,
+            weight: candidate.weight,
+        }
+    }
+
+    fn set_next_turn(&mut self) {
+        self.turn += self.between.0;
+        self.rest += self.between.1;
+        if self.rest >= u64::from(self.weight) {
+            self.rest -= u64::from(self.weight);
+            self.turn += 1;
         }
     }
 
     /// Takes the first free slot on the way, if any is free.
-    fn take(&mut self, slots: &mut [Option<u32>]) {
-        let mut free = None;
-        // Random slots find the last free one in so many steps more often than not. Whoever does not
+    fn next_free(&mut self, free: &mut Free, remainder: &impl Fn(u64) -> u64) -> Option<usize> {
+        // Random slots find the last free one in so many steps more often than not. One that does not
         // takes one that is left: this bounds the time and concerns a slot or two of a table.
-        for _ in 0..slots.len() {
-            let at = (xxh64(&self.steps.to_le_bytes(), self.key) % slots.len() as u64) as usize;
+        let last = self.steps + u64::from(free.size);
+        while self.steps < last {
+            let slot = remainder(xxh64_of_number(self.steps, self.key)) as usize;
             self.steps += 1;
-            if slots[at].is_none() {
-                free = Some(at);
-                break;
+            if free.take(slot) {
+                return Some(slot);
             }
         }
-        if let Some(at) = free.or_else(|| slots.iter().position(Option::is_none)) {
-            slots[at] = Some(self.candidate.id);
-            self.taken += 1;
+        free.take_first()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_hash_of_a_number_is_that_of_its_bytes(number: u64, seed: u64) {
+            prop_assert_eq!(xxh64_of_number(number, seed), xxh64(&number.to_le_bytes(), seed));
         }
-    }
-
-    /// u of the module's description, in units of 2^-40.
-    fn phase(&self) -> u64 {
-        self.key >> 24
-    }
-
-    /// When it takes its next slot, in units of 2^-40: below 2^58, since no table has 2^18 slots.
-    fn next_turn(&self) -> u64 {
-        ((self.taken << 40) + self.phase()) / u64::from(self.candidate.weight)
     }
 }
