@@ -20,12 +20,13 @@ mod reach;
 mod targets;
 mod usable;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::vec;
 
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -35,7 +36,7 @@ pub use reach::{Resolution, Target};
 pub use usable::usable_link;
 
 use asker::{Asker, Order, Report};
-use facts::{Event, Facts, NextHop, Touched};
+use facts::{Entry, Event, Facts, NextHop, Touched};
 use netlink::{Answer, EventSocket, Heard, Request, RequestSocket};
 use probe::{Action, Probes};
 use reach::{Lookup, RouteAnswer};
@@ -45,7 +46,8 @@ use targets::{Cause, Id, Targets};
 const EVENTS: usize = 256;
 /// Events thrown away by one turn after an overrun.
 const DISCARDED: usize = 2048;
-/// Targets that one turn takes over from [`Neighbours::track`], finds concerned, or resolves anew.
+/// Targets that one turn takes over from [`Neighbours::track`], finds concerned, or resolves anew; next hops
+/// that it compares with what was listed anew, or begins to ask for again.
 const TARGETS: usize = 512;
 /// Next hops that one order asks.
 const HOPS: usize = 256;
@@ -249,6 +251,13 @@ enum Question {
     Route(Id),
 }
 
+/// What is left to be compared with what was listed anew.
+struct Adopting {
+    /// Neighbours as they were known before.
+    former: HashMap<NextHop, Entry>,
+    hops: vec::IntoIter<NextHop>,
+}
+
 /// Follows links, own addresses, routes and neighbours, and keeps the targets resolved.
 pub struct Neighbours {
     /// Readable when the event socket or the asker is.
@@ -256,6 +265,8 @@ pub struct Neighbours {
     events: EventSocket,
     asker: Asker,
     facts: Facts,
+    /// What was known before `facts` were listed anew, while that is being taken over.
+    adopting: Option<Adopting>,
     probes: Probes,
     targets: Targets,
     resolved: Arc<BTreeMap<Target, Resolution>>,
@@ -299,6 +310,7 @@ impl Neighbours {
             events,
             asker,
             facts,
+            adopting: None,
             probes: Probes::default(),
             targets: Targets::default(),
             resolved: Arc::default(),
@@ -346,6 +358,8 @@ impl Neighbours {
         let received = self.receive(now);
         let heard = self.listen(now);
         let tracked = self.targets.step(TARGETS);
+        let adopted = self.compare(now);
+        let restarted = self.probes.step(TARGETS, &self.facts, now);
         let spread = self.targets.spread(TARGETS);
         self.follow_hops(now);
         self.give_order(now);
@@ -353,7 +367,8 @@ impl Neighbours {
         self.more = true;
         received?;
         let all_heard = heard?;
-        self.more = !(all_heard && tracked && spread) || self.targets.has_to_resolve();
+        self.more = !(all_heard && tracked && adopted && restarted && spread)
+            || self.targets.has_to_resolve();
         Ok(Turn {
             more: self.more,
             ..std::mem::take(&mut self.found)
@@ -489,7 +504,7 @@ impl Neighbours {
             Touched::Nothing => {}
             Touched::Link(ifindex, former) => {
                 self.found.links = true;
-                self.follow_link(ifindex, former.as_ref(), now);
+                self.follow_link(ifindex, former.as_ref());
             }
             Touched::Address {
                 ifindex,
@@ -502,7 +517,7 @@ impl Neighbours {
                     self.targets.happened(Cause::Routes(facts::Concerned::All));
                 } else {
                     // A new address can be asked from; it may be the link-local one of ND.
-                    self.probes.restart(ifindex, &self.facts, now);
+                    self.probes.restart(ifindex);
                 }
             }
             Touched::Neighbour(hop) => {
@@ -515,7 +530,7 @@ impl Neighbours {
     }
 
     /// Marks the ways and neighbours that a change of a link concerns.
-    fn follow_link(&mut self, ifindex: u32, former: Option<&Link>, now: Instant) {
+    fn follow_link(&mut self, ifindex: u32, former: Option<&Link>) {
         let link = self.facts.links.get(&ifindex);
         let names: BTreeSet<&String> = [former, link]
             .into_iter()
@@ -532,11 +547,13 @@ impl Neighbours {
         if is_up(link) && !is_up(former) {
             self.targets.link_came_up(ifindex);
         }
-        self.probes.restart(ifindex, &self.facts, now);
+        self.probes.restart(ifindex);
     }
 
     /// Puts what was listed anew in the place of what was known.
     fn adopt(&mut self, facts: Facts, now: Instant) {
+        // Listed anew twice within a few turns: what is left of the first time has to be compared with it.
+        while !self.compare(now) {}
         let former = std::mem::replace(&mut self.facts, facts);
         self.hearing = Hearing::Listening;
         if let Err(errno) = self.epoll.add(self.events.as_fd(), readable()) {
@@ -545,11 +562,10 @@ impl Neighbours {
         self.found.links |=
             former.links != self.facts.links || former.addresses != self.facts.addresses;
         let hops: Vec<NextHop> = self.probes.hops().collect();
-        for hop in hops {
-            if former.neighbours.get(&hop) != self.facts.neighbours.get(&hop) {
-                self.probes.observe(hop, &self.facts, now);
-            }
-        }
+        self.adopting = Some(Adopting {
+            former: former.neighbours,
+            hops: hops.into_iter(),
+        });
         let changed: Vec<u32> = self
             .facts
             .links
@@ -558,9 +574,28 @@ impl Neighbours {
             .map(|(&index, _)| index)
             .collect();
         for ifindex in changed {
-            self.probes.restart(ifindex, &self.facts, now);
+            self.probes.restart(ifindex);
         }
         self.targets.start_over();
+    }
+
+    /// Goes on with the next hops whose entries may be other ones since everything was listed anew. True when
+    /// none is left.
+    fn compare(&mut self, now: Instant) -> bool {
+        let Some(mut adopting) = self.adopting.take() else {
+            return true;
+        };
+        for hop in adopting.hops.by_ref().take(TARGETS) {
+            let same = adopting.former.get(&hop) == self.facts.neighbours.get(&hop);
+            if !same && self.probes.observe(hop, &self.facts, now) {
+                self.targets.happened(Cause::Hop(hop));
+            }
+        }
+        if adopting.hops.len() == 0 {
+            return true;
+        }
+        self.adopting = Some(adopting);
+        false
     }
 
     fn take_answers(&mut self, answers: Vec<Answer>, now: Instant) {

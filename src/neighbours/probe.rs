@@ -11,6 +11,7 @@
 //! entry that it holds valid (`locktime`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use super::facts::{Entry, Facts, NextHop, State};
@@ -98,6 +99,8 @@ pub(super) struct Probes {
     watches: BTreeMap<NextHop, Watch>,
     routine: Timers,
     urgent: Timers,
+    /// Interfaces over which unresolved next hops are to be asked for again, with the address from which on.
+    restarts: BTreeMap<u32, IpAddr>,
     /// When the next confirmation would be due if they came evenly at [`RATE`] (GCRA, ITU-T I.371).
     even: Option<Instant>,
     /// How many have no valid entry.
@@ -187,30 +190,50 @@ impl Probes {
     }
 
     /// Asks again for the unresolved next hops on this interface: it has come up, or got an address to ask
-    /// from.
-    pub fn restart(&mut self, ifindex: u32, facts: &Facts, now: Instant) {
-        let Ok(lowest) = "0.0.0.0".parse() else {
+    /// from. [`Self::step`] does it.
+    pub fn restart(&mut self, ifindex: u32) {
+        let lowest = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        self.restarts.insert(ifindex, lowest);
+    }
+
+    /// Goes on with restarts, over at most `most` next hops. True when nothing is left of them.
+    pub fn step(&mut self, most: usize, facts: &Facts, now: Instant) -> bool {
+        let mut left = most;
+        while left > 0 {
+            let Some((ifindex, address)) = self.restarts.pop_first() else {
+                return true;
+            };
+            let from = NextHop { ifindex, address };
+            let mut hops: Vec<NextHop> = self
+                .watches
+                .range(from..)
+                .map(|(&hop, _)| hop)
+                .take_while(|hop| hop.ifindex == ifindex)
+                .take(left + 1)
+                .collect();
+            if hops.len() > left {
+                self.restarts
+                    .extend(hops.pop().map(|next| (ifindex, next.address)));
+            }
+            left -= hops.len().min(left);
+            for hop in hops {
+                self.ask_again(hop, facts, now);
+            }
+        }
+        self.restarts.is_empty()
+    }
+
+    fn ask_again(&mut self, hop: NextHop, facts: &Facts, now: Instant) {
+        let Some(watch) = self.watches.get_mut(&hop) else {
             return;
         };
-        let from = NextHop {
-            ifindex,
-            address: lowest,
-        };
-        let hops: Vec<NextHop> = self
-            .watches
-            .range_mut(from..)
-            .take_while(|(hop, _)| hop.ifindex == ifindex)
-            .filter_map(|(&hop, watch)| {
-                let unknown = watch.lost.is_some();
-                if unknown {
-                    watch.restart = true;
-                    watch.next = now;
-                }
-                // A link that came up can be asked over: timers stand still without one.
-                (unknown || watch.wake.is_none()).then_some(hop)
-            })
-            .collect();
-        for hop in hops {
+        let is_unknown = watch.lost.is_some();
+        if is_unknown {
+            watch.restart = true;
+            watch.next = now;
+        }
+        // A link that came up can be asked over: timers stand still without one.
+        if is_unknown || watch.wake.is_none() {
             self.set_timer(hop, facts);
         }
     }
@@ -516,6 +539,12 @@ mod tests {
                 .advance(&self.facts, self.now, usize::MAX, &mut lapsed)
         }
 
+        /// The link has come up.
+        fn restart(&mut self) {
+            self.probes.restart(1);
+            assert!(self.probes.step(usize::MAX - 1, &self.facts, self.now));
+        }
+
         fn at(&mut self, millis: u64) -> &mut Bench {
             self.now = self.start + Duration::from_millis(millis);
             self
@@ -701,7 +730,7 @@ mod tests {
         assert_eq!(bench.probes.next(), None);
         assert_eq!(bench.at(5000).advance(), []);
         bench.set_link(true);
-        bench.probes.restart(1, &bench.facts, bench.now);
+        bench.restart();
         let mut actions = bench.advance();
         actions.sort_by_key(|action| format!("{action:?}"));
         assert_eq!(
@@ -755,6 +784,44 @@ mod tests {
             bench.now += STEP;
         }
         (asked, each_step)
+    }
+
+    #[test]
+    fn all_of_an_interface_are_asked_for_again_in_steps_each_once() {
+        let mut bench = Bench::new();
+        let hops: Vec<NextHop> = (1..=10).map(hop).collect();
+        let elsewhere = NextHop {
+            ifindex: 2,
+            ..hop(1)
+        };
+        for &hop in hops.iter().chain([&elsewhere]) {
+            bench.watch(hop);
+        }
+        bench.advance();
+        bench.probes.restart(1);
+        let (mut asked, mut done) = (Vec::new(), false);
+        for (count, is_last) in [(4, false), (4, false), (2, true)] {
+            assert!(!done);
+            done = bench.probes.step(4, &bench.facts, bench.now);
+            assert_eq!(done, is_last);
+            let actions = bench.advance();
+            assert_eq!(actions.len(), 2 * count);
+            asked.extend(actions);
+        }
+        let expected: Vec<Action> = hops
+            .iter()
+            .flat_map(|&hop| [Action::Forget(hop), Action::Solicit(hop)])
+            .collect();
+        asked.sort_by_key(|action| match action {
+            Action::Solicit(hop) | Action::Confirm(hop) | Action::Forget(hop) => *hop,
+        });
+        assert_eq!(asked, expected);
+        // Once more while it is being done: from the first on.
+        bench.probes.restart(1);
+        assert!(!bench.probes.step(4, &bench.facts, bench.now));
+        bench.probes.restart(1);
+        assert!(!bench.probes.step(9, &bench.facts, bench.now));
+        assert!(bench.probes.step(1, &bench.facts, bench.now));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! Owns the indices by which a change finds the few targets that it may concern among ten thousands,
 //! and the two queues that follow: whose route to ask for, whose resolution to compute. Asks nothing
-//! and decides nothing about a target by itself. Nothing here takes longer than a walk over all
-//! targets, and long walks are done in steps.
+//! and decides nothing about a target by itself. Nothing here takes longer than listing all targets,
+//! and what is done to each of many is done in steps.
 
 use std::collections::{btree_set, BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
+use std::vec;
 
 use super::facts::{Concerned, NextHop};
 use super::reach::{Matched, Path, Target};
@@ -49,6 +50,14 @@ struct Incoming {
     leaving: Id,
 }
 
+/// A cause whose targets are being put into the queues.
+#[derive(Debug)]
+struct Spreading {
+    cause: Cause,
+    /// Those that are left.
+    targets: vec::IntoIter<Id>,
+}
+
 /// Targets that wait for something, each once. They come in turn, so that one that comes back often
 /// holds up none that waits by itself.
 #[derive(Debug, Default)]
@@ -79,6 +88,7 @@ pub(super) struct Targets {
     /// Links that a way has led over.
     used_links: BTreeSet<u32>,
     causes: BTreeSet<Cause>,
+    spreading: Option<Spreading>,
     to_ask: Queue,
     to_resolve: Queue,
     /// Where [`Targets::refresh`] goes on.
@@ -106,16 +116,6 @@ impl Queue {
         self.everything_from = Some(id + 1);
         Some(id)
     }
-}
-
-/// How many they were.
-fn put(queue: &mut Queue, ids: impl Iterator<Item = Id>) -> usize {
-    let mut count = 0;
-    for id in ids {
-        count += 1;
-        queue.waiting.insert(id);
-    }
-    count
 }
 
 impl Targets {
@@ -319,63 +319,92 @@ impl Targets {
         });
     }
 
-    /// Finds the targets that causes concern, for about `most` of them. True when no cause is left.
+    /// Puts the targets that causes concern into the queues, at most `most` of them. True when no cause is
+    /// left.
     pub fn spread(&mut self, most: usize) -> bool {
         let mut left = most;
-        while let Some(cause) = self.causes.pop_first() {
-            let looked_at = self.find_concerned(cause);
-            left = left.saturating_sub(looked_at);
-            if left == 0 {
-                break;
+        while left > 0 {
+            let Some(mut spreading) = self.spreading.take().or_else(|| self.next_cause()) else {
+                return true;
+            };
+            for id in spreading.targets.by_ref().take(left) {
+                left -= 1;
+                self.concern(&spreading.cause, id);
+            }
+            if spreading.targets.len() > 0 {
+                self.spreading = Some(spreading);
             }
         }
-        self.causes.is_empty()
+        self.spreading.is_none() && self.causes.is_empty()
     }
 
-    /// Puts those that a cause concerns into the queues; says how many it looked at.
-    fn find_concerned(&mut self, cause: Cause) -> usize {
-        match cause {
-            Cause::Hop(hop) => {
-                let ids = self.by_hop.range((hop, 0)..=(hop, Id::MAX));
-                put(&mut self.to_resolve, ids.map(|&(_, id)| id))
-            }
-            Cause::Link { ifindex, reroutes } => {
-                let ids = self.by_link.range((ifindex, 0)..=(ifindex, Id::MAX));
-                if reroutes {
-                    put(&mut self.to_ask, ids.clone().map(|&(_, id)| id));
+    /// The next cause that may concern any, with those.
+    fn next_cause(&mut self) -> Option<Spreading> {
+        while let Some(cause) = self.causes.pop_first() {
+            let targets: Vec<Id> = match &cause {
+                Cause::Hop(hop) => {
+                    let ids = self.by_hop.range((*hop, 0)..=(*hop, Id::MAX));
+                    ids.map(|&(_, id)| id).collect()
                 }
-                put(&mut self.to_resolve, ids.map(|&(_, id)| id))
-            }
-            Cause::Name(name) => match self.by_name.get(&name) {
-                Some(ids) => {
-                    put(&mut self.to_ask, ids.iter().copied());
-                    put(&mut self.to_resolve, ids.iter().copied())
+                Cause::Link { ifindex, .. } => {
+                    let ids = self.by_link.range((*ifindex, 0)..=(*ifindex, Id::MAX));
+                    ids.map(|&(_, id)| id).collect()
                 }
-                None => 0,
-            },
-            Cause::AnotherLink => put(&mut self.to_ask, self.wayless.iter().copied()),
+                Cause::Name(name) => self
+                    .by_name
+                    .get(name)
+                    .into_iter()
+                    .flatten()
+                    .copied()
+                    .collect(),
+                Cause::AnotherLink => self.wayless.iter().copied().collect(),
+                Cause::Routes(Concerned::Prefix { prefix, .. }) => {
+                    let addresses = (prefix.address(), 0)..=(prefix.last(), Id::MAX);
+                    let ids = self.by_address.range(addresses);
+                    ids.map(|&(_, id)| id).collect()
+                }
+                Cause::Routes(Concerned::All) => {
+                    self.to_ask.everything_from = Some(0);
+                    Vec::new()
+                }
+            };
+            if !targets.is_empty() {
+                let targets = targets.into_iter();
+                return Some(Spreading { cause, targets });
+            }
+        }
+        None
+    }
+
+    /// Puts a target that a cause may concern into the queues.
+    fn concern(&mut self, cause: &Cause, id: Id) {
+        let Some(tracked) = self.tracked.get(&id) else {
+            // It has gone since it was found.
+            return;
+        };
+        let (ask, resolve) = match cause {
+            Cause::Hop(_) => (false, true),
+            Cause::Link { reroutes, .. } => (*reroutes, true),
+            Cause::Name(_) => (true, true),
+            Cause::AnotherLink | Cause::Routes(Concerned::All) => (true, false),
             Cause::Routes(Concerned::Prefix { table, prefix }) => {
-                let addresses = (prefix.address(), 0)..=(prefix.last(), Id::MAX);
-                let mut looked_at = 0;
-                for &(_, id) in self.by_address.range(addresses) {
-                    looked_at += 1;
-                    let matched = self.tracked.get(&id).and_then(|tracked| tracked.matched);
-                    if !matched.is_some_and(|matched| matched.withstands(table, &prefix)) {
-                        self.to_ask.waiting.insert(id);
-                    }
-                }
-                looked_at
+                let decided = tracked.matched;
+                let holds = decided.is_some_and(|matched| matched.withstands(*table, prefix));
+                (!holds, false)
             }
-            Cause::Routes(Concerned::All) => {
-                self.to_ask.everything_from = Some(0);
-                0
-            }
+        };
+        if ask {
+            self.to_ask.waiting.insert(id);
+        }
+        if resolve {
+            self.to_resolve.waiting.insert(id);
         }
     }
 
     /// Asks and resolves all anew.
     pub fn start_over(&mut self) {
         self.causes.clear();
+        self.spreading = None;
         self.to_ask.everything_from = Some(0);
         self.to_resolve.everything_from = Some(0);
     }
@@ -417,5 +446,64 @@ impl Targets {
             .collect();
         self.refreshed = ids.last().copied().unwrap_or_default();
         ids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(last: u8) -> Target {
+        Target {
+            address: [10, 0, 0, last].into(),
+            interface: None,
+            mac: None,
+        }
+    }
+
+    fn drain(targets: &mut Targets) -> (Vec<Id>, Vec<Id>) {
+        let asked = std::iter::from_fn(|| targets.next_to_ask()).collect();
+        let resolved = std::iter::from_fn(|| targets.next_to_resolve()).collect();
+        (asked, resolved)
+    }
+
+    #[test]
+    fn what_a_cause_concerns_is_found_in_steps() {
+        let mut targets = Targets::default();
+        targets.track((1..=10).map(target).collect());
+        assert!(targets.step(100));
+        let (all, _) = drain(&mut targets);
+        let path = Path {
+            ifindex: 1,
+            gateway: None,
+        };
+        for &id in &all {
+            targets.set_path(id, Some(Ok(path)));
+        }
+        drain(&mut targets);
+        let ways = Cause::Link {
+            ifindex: 1,
+            reroutes: true,
+        };
+        targets.happened(ways.clone());
+        assert!(!targets.spread(4));
+        assert_eq!(drain(&mut targets), (all[..4].to_vec(), all[..4].to_vec()));
+        // One that goes before its turn, and one more to whom nothing has happened.
+        targets.track((1..=11).filter(|last| *last != 6).map(target).collect());
+        assert!(targets.step(100));
+        let (added, _) = drain(&mut targets);
+        assert_eq!(added.len(), 1);
+        // The same again: those before have their turn once more.
+        targets.happened(ways);
+        assert!(!targets.spread(6));
+        let rest: Vec<Id> = all[4..]
+            .iter()
+            .copied()
+            .filter(|id| *id != all[5])
+            .collect();
+        assert_eq!(drain(&mut targets), (rest.clone(), rest.clone()));
+        assert!(targets.spread(9));
+        let all = [&all[..4], &rest].concat();
+        assert_eq!(drain(&mut targets), (all.clone(), all));
     }
 }
