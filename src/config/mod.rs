@@ -4,7 +4,7 @@
 //! gives TOML with positions, `value` reads one value, `raw` reads the tables, and `validate` holds
 //! the rules between values and turns it all into [`Config`], with `protection` for the tables
 //! `[firewall]` and `[[dos]]`, and `checks` for rules that both need. `report` collects faults on the
-//! way. [`blocklist`] reads the files that `firewall.blocklists` names. Nothing here touches the
+//! way. `reader` reads a file again at the cost of what has changed. [`blocklist`] reads the files that `firewall.blocklists` names. Nothing here touches the
 //! network, the kernel or libbpf.
 
 pub mod blocklist;
@@ -17,6 +17,7 @@ mod memory;
 mod place;
 mod protection;
 mod raw;
+mod reader;
 mod report;
 mod serialize;
 mod validate;
@@ -35,6 +36,7 @@ pub use crate::prefix::Prefix;
 pub use error::{Diagnostic, Error};
 pub use memory::{ConnectionTables, FirewallTables};
 pub use place::Place;
+pub use reader::Reader;
 
 /// `datapath.pin_dir` without one in the file.
 pub const PIN_DIR: &str = "/sys/fs/bpf/xdplb";
@@ -90,9 +92,7 @@ pub struct NamedFile {
 ///
 /// [`Error::Read`] if it cannot be read, [`Error::Invalid`] with every fault that was found.
 pub fn load(path: &Path) -> Result<Loaded, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::read(path, source))?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| Error::not_utf8(path, &bytes, error))?;
-    parse(text, path)
+    Reader::default().load(path)
 }
 
 /// Validates `text`, the contents of `file`; the file itself is not touched, its name only goes
@@ -108,7 +108,8 @@ pub fn parse(text: &str, file: &Path) -> Result<Loaded, Error> {
         .map(|document| raw::read(document.get_ref(), &mut report));
     let valid = raw.ok().map(|raw| {
         let blocklists = protection::blocklists(&raw, &report);
-        (validate::validate(raw, &mut report), blocklists)
+        validate::check(&raw, &mut report);
+        (validate::build(raw), blocklists)
     });
     let (errors, warnings) = report.finish();
     match valid {

@@ -30,7 +30,7 @@ pub(super) struct At<T> {
 
 /// Where the lines of a text begin.
 pub(super) struct Lines<'a> {
-    pub text: &'a str,
+    text: &'a str,
     starts: Vec<usize>,
 }
 

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::LevelFilter;
@@ -23,7 +24,8 @@ pub(super) struct File {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub tunnel: Tunnel,
-    pub services: Vec<Service>,
+    /// Shared with those who read the file again.
+    pub services: Vec<Arc<Service>>,
     /// `None`: absent.
     pub firewall: Option<Firewall>,
     pub dos: Vec<Policy>,
@@ -143,11 +145,7 @@ pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
     let limits = limits(root.table("limits", report), report);
     let timeouts = timeouts(root.table("timeouts", report), report);
     let tunnel = tunnel(root.table("tunnel", report), report);
-    let services = root
-        .tables("service", "[[service]]", report)
-        .into_iter()
-        .map(|table| service(table, report))
-        .collect();
+    let services = services(&mut root, report);
     let firewall = root.table("firewall", report);
     let firewall = firewall
         .is_present()
@@ -172,6 +170,21 @@ pub(super) fn read(document: &DeTable, report: &mut Report) -> File {
     log.finish(report);
     root.finish(report);
     file
+}
+
+/// Reads a document that has services and nothing else.
+pub(super) fn read_services(document: &DeTable, report: &mut Report) -> Vec<Arc<Service>> {
+    let mut root = Table::root(document);
+    let services = services(&mut root, report);
+    root.finish(report);
+    services
+}
+
+fn services(root: &mut Table, report: &mut Report) -> Vec<Arc<Service>> {
+    root.tables("service", "[[service]]", report)
+        .into_iter()
+        .map(|table| Arc::new(service(table, report)))
+        .collect()
 }
 
 fn datapath(mut table: Table, report: &mut Report) -> Datapath {

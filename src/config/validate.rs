@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::checks::{check_length, check_names, check_repeats, families, given, items};
 use super::place::At;
@@ -18,23 +19,44 @@ use super::{
     PIN_DIR, RUN_DIR,
 };
 
-/// The configuration that `file` describes; worth something only if `report` then has no errors.
-pub(super) fn validate(file: raw::File, report: &mut Report) -> Config {
+/// Checks everything.
+pub(super) fn check(file: &raw::File, report: &mut Report) {
+    check_between(file, report);
+    for service in &file.services {
+        check_service(service, report);
+    }
+}
+
+/// Checks everything but what [`check_service`] does.
+pub(super) fn check_between(file: &raw::File, report: &mut Report) {
     check_datapath(&file.datapath, report);
-    check_limits(&file, report);
+    check_limits(file, report);
     check_tunnel(&file.tunnel, report);
     check_overlaps(&file.services, report);
-    let context = Context::new(&file);
     let names = file
         .services
         .iter()
         .filter_map(|service| Some((service.what.as_str(), service.name.as_ref()?)));
     check_names("service", names, report);
+    let context = Context::new(file);
     for service in &file.services {
-        check_service(service, &context, report);
+        for backend in &service.backends {
+            check_place(backend, &context, report);
+        }
+        check_full_nat(service, &context, report);
     }
-    protection::check(&file, report);
-    build(file)
+    protection::check(file, report);
+}
+
+/// Checks what only the service itself decides.
+pub(super) fn check_service(service: &raw::Service, report: &mut Report) {
+    let what = &service.what;
+    check_repeats(what, "vip", &service.vips, report);
+    check_repeats(what, "protocol", &service.protocols, report);
+    check_ports(service, report);
+    check_backends(service, report);
+    protection::check_allow(service, report);
+    warn_of_idle(service, report);
 }
 
 /// The parts of the file outside a service that its rules look at.
@@ -54,7 +76,7 @@ impl<'a> Context<'a> {
         let mut vips = HashMap::new();
         for service in &file.services {
             for vip in service.vips.values() {
-                vips.entry(vip).or_insert(service);
+                vips.entry(vip).or_insert(service.as_ref());
             }
         }
         Context {
@@ -232,7 +254,7 @@ fn overlapping<T: Ord + Copy>(
 }
 
 /// No packet may belong to two services, except that one that names the port goes before "any".
-fn check_overlaps(services: &[raw::Service], report: &mut Report) {
+fn check_overlaps(services: &[Arc<raw::Service>], report: &mut Report) {
     let mut claims: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (index, service) in services.iter().enumerate() {
         for vip in service.vips.values() {
@@ -263,17 +285,6 @@ fn check_overlaps(services: &[raw::Service], report: &mut Report) {
     }
 }
 
-fn check_service(service: &raw::Service, context: &Context, report: &mut Report) {
-    let what = &service.what;
-    check_repeats(what, "vip", &service.vips, report);
-    check_repeats(what, "protocol", &service.protocols, report);
-    check_ports(service, report);
-    check_backends(service, context, report);
-    check_full_nat(service, context, report);
-    protection::check_allow(service, report);
-    warn_of_idle(service, report);
-}
-
 /// The ports of one service: disjoint, and "any" by itself.
 fn check_ports(service: &raw::Service, report: &mut Report) {
     let what = &service.what;
@@ -295,34 +306,42 @@ fn check_ports(service: &raw::Service, report: &mut Report) {
     }
 }
 
-fn check_backends(service: &raw::Service, context: &Context, report: &mut Report) {
+/// The backend is another machine, and behind an interface that is ours.
+fn check_place(backend: &raw::Backend, context: &Context, report: &mut Report) {
+    check_interface(backend, context, report);
+    let what = &backend.what;
+    let Some(At { value: address, at }) = backend.address else {
+        return;
+    };
+    if let Some(owner) = context.vips.get(&address) {
+        let message = format!(
+            "{what}: address {address} is a VIP of {}, so its packets would come back here; \
+             write the backend's own address",
+            owner.what
+        );
+        report.error(at, message);
+    } else if context
+        .pool
+        .as_ref()
+        .is_some_and(|pool| pool.contains(&address))
+    {
+        let message = format!(
+            "{what}: address {address} is one of datapath.addresses and so this host's own, \
+             which XDP cannot deliver to; write the address of another machine"
+        );
+        report.error(at, message);
+    }
+}
+
+fn check_backends(service: &raw::Service, report: &mut Report) {
     let families = families(service);
     let mut names = HashSet::new();
     let mut places = HashSet::new();
     for backend in &service.backends {
-        check_interface(backend, context, report);
         let what = &backend.what;
         let Some(At { value: address, at }) = backend.address else {
             continue;
         };
-        if let Some(owner) = context.vips.get(&address) {
-            let message = format!(
-                "{what}: address {address} is a VIP of {}, so its packets would come back here; \
-                 write the backend's own address",
-                owner.what
-            );
-            report.error(at, message);
-        } else if context
-            .pool
-            .as_ref()
-            .is_some_and(|pool| pool.contains(&address))
-        {
-            let message = format!(
-                "{what}: address {address} is one of datapath.addresses and so this host's own, \
-                 which XDP cannot deliver to; write the address of another machine"
-            );
-            report.error(at, message);
-        }
         let family = Family::of(address);
         if let Some(At { value: forward, .. }) = service.forward {
             let served = families.iter().any(|vip| forward.carries(*vip, family));
@@ -522,8 +541,9 @@ fn warn_of_idle(service: &raw::Service, report: &mut Report) {
     }
 }
 
-/// Fills in the defaults. Leaves out what lacks a required value, all of which is reported.
-fn build(file: raw::File) -> Config {
+/// The configuration that `file` describes, with the defaults filled in; worth something only if there are
+/// no errors. Leaves out what lacks a required value, all of which is reported.
+pub(super) fn build(file: raw::File) -> Config {
     let raw::File {
         datapath,
         limits,
@@ -575,7 +595,10 @@ fn build(file: raw::File) -> Config {
             source: tunnel.source.map(items).unwrap_or_default(),
             gue_port: given(tunnel.gue_port, default_tunnel.gue_port),
         },
-        services: services.into_iter().filter_map(build_service).collect(),
+        services: services
+            .iter()
+            .filter_map(|service| build_service(service))
+            .collect(),
         firewall: firewall.map(protection::firewall),
         dos: dos.into_iter().filter_map(protection::policy).collect(),
         log: Log {
@@ -585,39 +608,34 @@ fn build(file: raw::File) -> Config {
     }
 }
 
-fn build_service(service: raw::Service) -> Option<Service> {
-    let mut ports = items(service.ports);
+fn build_service(service: &raw::Service) -> Option<Service> {
+    let mut ports: Vec<PortRange> = service.ports.values().collect();
     ports.sort_unstable();
+    let allow = service.allow.iter().flat_map(|list| list.value.values());
     Some(Service {
-        name: service.name?.value,
-        vips: items(service.vips),
-        protocols: items(service.protocols),
+        name: service.name.as_ref()?.value.clone(),
+        vips: service.vips.values().collect(),
+        protocols: service.protocols.values().collect(),
         ports,
         forward: service.forward?.value,
         hash: given(service.hash, HashBy::FiveTuple),
         no_backend: given(service.no_backend, Refusal::Drop),
         on_down: OnDownByProtocol::new(service.on_down.map(|at| at.value)),
-        allow: service
-            .allow
-            .map(|list| items(list.value))
-            .unwrap_or_default(),
-        backends: service
-            .backends
-            .into_iter()
-            .filter_map(build_backend)
-            .collect(),
+        allow: allow.collect(),
+        backends: service.backends.iter().filter_map(build_backend).collect(),
     })
 }
 
-fn build_backend(backend: raw::Backend) -> Option<Backend> {
+fn build_backend(backend: &raw::Backend) -> Option<Backend> {
     let address = backend.address?.value;
+    let interface = backend.interface.as_ref();
     Some(Backend {
-        name: backend_name(&backend, address),
+        name: backend_name(backend, address),
         address,
         port: backend.port.map(|port| port.value),
         weight: given(backend.weight, 1),
         state: given(backend.state, AdminState::Up),
-        interface: backend.interface.map(|interface| interface.value),
+        interface: interface.map(|interface| interface.value.clone()),
         mac: backend.mac.map(|mac| mac.value),
     })
 }

@@ -61,11 +61,12 @@ const TARGETS_AT_ONCE: usize = 1024;
 pub fn run(file: &Path) -> Result<(), Error> {
     // First of all: a signal that comes during the start is acted on after it.
     let signals = Signals::install()?;
+    let mut reader = config::Reader::default();
     let config::Loaded {
         config,
         blocklists,
         warnings,
-    } = config::load(file)?;
+    } = reader.load(file)?;
     if logging::init(config.log).is_err() {
         debug!("another logger is installed");
     }
@@ -82,6 +83,7 @@ pub fn run(file: &Path) -> Result<(), Error> {
     let neighbours = Neighbours::open()?;
     let setup = Setup {
         file: file.into(),
+        reader,
         config,
         blocklists,
         network: neighbours.network(),

@@ -45,6 +45,8 @@ const WARN_AGAIN: Duration = Duration::from_secs(60);
 pub struct Setup {
     /// The configuration file's path.
     pub file: PathBuf,
+    /// Has read it.
+    pub reader: config::Reader,
     /// Its contents.
     pub config: Config,
     /// The contents of `firewall.blocklists`.
@@ -146,6 +148,7 @@ impl Inbox<'_> {
 /// The writer of a running instance.
 struct Writer<'a> {
     file: PathBuf,
+    reader: config::Reader,
     config: Config,
     blocklists: Contents,
     // Stopped before the datapath goes.
@@ -176,6 +179,7 @@ impl<'a> Writer<'a> {
     fn start(setup: Setup, mut inbox: Inbox<'a>) -> Result<Self, Error> {
         let Setup {
             file,
+            reader,
             config,
             blocklists,
             mut network,
@@ -222,6 +226,7 @@ impl<'a> Writer<'a> {
         );
         Ok(Writer {
             file,
+            reader,
             config,
             blocklists,
             sweeping,
@@ -394,7 +399,7 @@ impl<'a> Writer<'a> {
             config,
             blocklists,
             warnings,
-        } = config::load(&self.file)?;
+        } = self.reader.load(&self.file)?;
         said.extend(warnings.iter().map(ToString::to_string));
         self.check_restart(&config)?;
         let (blocklists, kept) = blocklists::reload(&blocklists, &self.blocklists)?;

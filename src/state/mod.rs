@@ -115,7 +115,7 @@ pub struct Desired {
 }
 
 /// One address family of one configured service, `struct service` of xdp_lb.h.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Eq)]
 pub struct Service {
     /// As in the file; both families of a service have the same.
     pub name: String,
@@ -134,6 +134,32 @@ pub struct Service {
     /// The Maglev table: the id of a backend in each slot. Empty: no backend takes new connections.
     /// The same allocation as in the plan before when nothing that it depends on has changed.
     pub table: Arc<[u32]>,
+}
+
+/// Tables that are the same allocation are not looked into: in two plans that follow each other nearly all
+/// are.
+impl PartialEq for Service {
+    fn eq(&self, other: &Self) -> bool {
+        fn same<T: PartialEq>(one: &Arc<[T]>, other: &Arc<[T]>) -> bool {
+            Arc::ptr_eq(one, other) || one == other
+        }
+        let Service {
+            name,
+            family,
+            forward,
+            hash,
+            no_backend,
+            allow,
+            candidates,
+            table,
+        } = other;
+        let settings = (&self.family, &self.forward, &self.hash, &self.no_backend);
+        settings == (family, forward, hash, no_backend)
+            && self.name == *name
+            && self.allow == *allow
+            && same(&self.candidates, candidates)
+            && same(&self.table, table)
+    }
 }
 
 /// One backend of one service, `struct backend` of xdp_lb.h.

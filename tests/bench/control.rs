@@ -1,7 +1,7 @@
 //! What a change costs on its way to the maps: a backend that becomes unreachable and comes back, and a file
 //! that is reloaded with one backend changed.
 //!
-//! Drives the parts as the daemon does (`config::load`, `state::plan`, `Datapath::apply` for a file,
+//! Drives the parts as the daemon does (`config::Reader`, `state::plan`, `Datapath::apply` for a file,
 //! `state::replan` and `Datapath::follow` for a change of the network) over the loaded datapath, in one
 //! thread. What is not in these figures is what the daemon does around them: hearing of the event, and
 //! looking up next hops through netlink. Times are on the clock, and behind them of the CPU, which others that
@@ -17,11 +17,11 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::time::{clock_gettime, ClockId};
-use xdplb::config::{self, Config, MacAddress};
+use xdplb::config::{self, Config, MacAddress, Reader};
 use xdplb::datapath::{Datapath, Settings};
 use xdplb::state::{self, Desired, Hop, World};
 
@@ -66,6 +66,7 @@ struct Control {
     services: u32,
     backends: u32,
     file: File,
+    reader: Reader,
     config: Config,
     hops: HashMap<IpAddr, Hop>,
     desired: Desired,
@@ -76,7 +77,8 @@ impl Control {
     fn start(services: u32, backends: u32) -> Result<Self> {
         let file = File::new()?;
         fs::write(&file.path, text(services, backends, None))?;
-        let config = load(&file.path)?;
+        let mut reader = Reader::default();
+        let config = reader.load(&file.path)?.config;
         let datapath = Datapath::load(&config.limits)?;
         let all = config.services.iter().flat_map(|service| &service.backends);
         let hops = all
@@ -86,6 +88,7 @@ impl Control {
             services,
             backends,
             file,
+            reader,
             config,
             hops,
             desired: Desired::default(),
@@ -166,7 +169,7 @@ impl Control {
             ));
             fs::write(&self.file.path, text(self.services, self.backends, changed))?;
             let begin = Moment::now()?;
-            self.config = load(&self.file.path)?;
+            self.config = self.reader.load(&self.file.path)?.config;
             let loaded = Moment::now()?;
             let next = self.plan()?;
             let planned = Moment::now()?;
@@ -238,10 +241,6 @@ fn hop(address: IpAddr) -> Hop {
         slot: 0,
         on_link: true,
     }
-}
-
-fn load(path: &Path) -> Result<Config> {
-    Ok(config::load(path)?.config)
 }
 
 fn settings(config: &Config) -> Settings {
