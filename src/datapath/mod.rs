@@ -17,6 +17,7 @@ mod grace;
 pub(crate) mod link;
 pub(crate) mod load;
 mod maglev;
+pub mod memory;
 mod percpu;
 pub mod pins;
 mod policies;
@@ -35,7 +36,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{MapCore, MapHandle, ProgramMut};
+use libbpf_rs::{MapCore, MapHandle, OpenObject, ProgramMut};
 
 use crate::config::{self, Limits};
 use crate::nat_ports;
@@ -61,7 +62,7 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/xdp_lb.skel.rs"));
 }
 
-use skeleton::{XdpLbSkel, XdpLbSkelBuilder};
+use skeleton::{OpenXdpLbSkel, XdpLbSkel, XdpLbSkelBuilder};
 
 /// The loaded datapath. Dropping it detaches it from all interfaces and removes its pins.
 pub struct Datapath {
@@ -155,6 +156,24 @@ fn sizes(limits: &Limits) -> [(&'static str, u32); 18] {
     ]
 }
 
+/// The datapath's object, not loaded yet, with its maps as large as `[limits]` says. Needs no privileges.
+fn open_sized<'a>(
+    object: &'a mut MaybeUninit<OpenObject>,
+    limits: &Limits,
+) -> Result<OpenXdpLbSkel<'a>, Error> {
+    let mut open = XdpLbSkelBuilder::default()
+        .open(object)
+        .map_err(load::refused)?;
+    for (name, size) in sizes(limits) {
+        for mut map in open.open_object_mut().maps_mut() {
+            if map.name() == name {
+                map.set_max_entries(size).map_err(load::refused)?;
+            }
+        }
+    }
+    Ok(open)
+}
+
 /// The programs and their maps in the kernel, whatever the maps hold. A load takes a second, nearly all of
 /// it the verifier's.
 pub struct Loaded {
@@ -172,17 +191,7 @@ impl Loaded {
         // The skeleton borrows from its object for as long as it lives, which is as long as we do: a few
         // bytes for each load.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
-        let mut open = XdpLbSkelBuilder::default()
-            .open(object)
-            .map_err(load::refused)?;
-        for (name, size) in sizes(limits) {
-            for mut map in open.open_object_mut().maps_mut() {
-                if map.name() == name {
-                    map.set_max_entries(size).map_err(load::refused)?;
-                }
-            }
-        }
-        let skeleton = open.load().map_err(load::refused)?;
+        let skeleton = open_sized(object, limits)?.load().map_err(load::refused)?;
         Ok(Loaded {
             limits: *limits,
             skeleton,

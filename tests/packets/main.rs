@@ -27,6 +27,7 @@ mod harness;
 mod host_traffic;
 mod icmp;
 mod malformed;
+mod memory;
 mod not_ours;
 mod police;
 mod program;

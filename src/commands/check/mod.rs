@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::Error;
 use crate::config::blocklist::{self, Contents};
 use crate::config::{self, Config, Diagnostic};
+use crate::datapath::memory::{self, Table};
 use crate::nat_ports;
 use crate::state::firewall::Ruleset;
 use crate::state::{self, Desired, PlanError, World};
@@ -30,9 +31,11 @@ pub fn run(file: &Path, json: bool, out: &mut impl Write) -> Result<(), Error> {
     let blocklists = blocklist::load_all(&blocklists, &Contents::new())?;
     let firewall = compile(&config, &blocklists)?;
     let mtus = mtu::of_interfaces(&config.datapath.interfaces);
+    let tables = memory::tables(&config.limits)?;
     let host = Host {
         mtus: &mtus,
         nat_ports: nat_ports::range(),
+        tables: &tables,
     };
     print(&config, &warnings, &host, firewall.as_deref(), json, out)
 }
@@ -54,6 +57,8 @@ struct Host<'a> {
     mtus: &'a [u32],
     /// The ports that full-nat sends from, inclusive.
     nat_ports: (u16, u16),
+    /// The maps that the file's limits ask for.
+    tables: &'a [Table],
 }
 
 /// Prints what `config` would run, and the warnings about it; `firewall` is from [`compile`].
@@ -120,6 +125,20 @@ port = "any"
         let host = Host {
             mtus,
             nat_ports: (1024, 32767),
+            tables: &[
+                Table {
+                    name: "small".into(),
+                    entries: 64,
+                    bytes: 512,
+                    bytes_per_entry: 64,
+                },
+                Table {
+                    name: "large".into(),
+                    entries: 1_000_000,
+                    bytes: 3 << 20,
+                    bytes_per_entry: 0,
+                },
+            ],
         };
         print(config, warnings, &host, firewall.as_deref(), json, &mut out)
             .expect("a vector takes all");
@@ -148,6 +167,11 @@ limits
                    28.5 MiB of memory, and 1.0 MiB for each CPU
   sources          262144
                    22.0 MiB of memory
+memory
+  table  entries  memory
+  large  1000000  3.0 MiB
+  small  64       512 bytes  64 bytes more for each entry that is there
+  all             3.0 MiB
 timeouts
   tcp_opening      30s
   tcp_established  1h
@@ -222,6 +246,9 @@ warning: lb.toml:25:1: service \"empty\" has no backend, so its packets are drop
         assert_eq!(view["tunnel"]["source"], serde_json::json!([]));
         assert_eq!(view["tunnel"]["gue_port"], 6080);
         assert_eq!(service["no_backend"], "drop");
+        assert_eq!(view["memory"]["bytes"], (3 << 20) + 512);
+        assert_eq!(view["memory"]["tables"][0]["name"], "large");
+        assert_eq!(view["memory"]["tables"][1]["bytes_per_entry"], 64);
     }
 
     const PROTECTED: &str = r#"

@@ -10,6 +10,7 @@ use crate::config::{
     AdminState, Backend, Config, Datapath, Diagnostic, Family, Firewall, FirewallTables, Forward,
     Log, Policy, Service, Timeouts, Tunnel,
 };
+use crate::datapath::memory::Table;
 use crate::nat_ports;
 use crate::state::firewall::{Rule, Ruleset};
 
@@ -18,6 +19,7 @@ use crate::state::firewall::{Rule, Ruleset};
 pub(super) struct Report<'a> {
     pub datapath: &'a Datapath,
     pub limits: Limits,
+    pub memory: Memory<'a>,
     pub timeouts: &'a Timeouts,
     pub tunnel: &'a Tunnel,
     pub full_nat: Option<FullNatPorts>,
@@ -26,6 +28,15 @@ pub(super) struct Report<'a> {
     pub dos: &'a [Policy],
     pub log: &'a Log,
     pub warnings: Vec<Warning>,
+}
+
+/// The kernel memory that the datapath's maps take.
+#[derive(Serialize)]
+pub(super) struct Memory<'a> {
+    /// The largest first.
+    pub tables: Vec<&'a Table>,
+    /// Of all tables together, as soon as they are created.
+    pub bytes: u64,
 }
 
 /// How many connections full-nat can carry, where a service has it.
@@ -133,13 +144,14 @@ impl<'a> Report<'a> {
     pub fn new(
         config: &'a Config,
         warnings: &[Diagnostic],
-        host: &Host<'_>,
+        host: &Host<'a>,
         ruleset: Option<&'a Ruleset>,
     ) -> Report<'a> {
         let firewall = config.firewall.as_ref();
         Report {
             datapath: &config.datapath,
             limits: Limits::new(config),
+            memory: Memory::new(host.tables),
             timeouts: &config.timeouts,
             tunnel: &config.tunnel,
             full_nat: FullNatPorts::new(config, host.nat_ports),
@@ -152,6 +164,17 @@ impl<'a> Report<'a> {
                 .map(Warning::about_file)
                 .chain(mtu::warnings(config, host.mtus).map(Warning::about_host))
                 .collect(),
+        }
+    }
+}
+
+impl<'a> Memory<'a> {
+    fn new(tables: &'a [Table]) -> Memory<'a> {
+        let mut tables: Vec<&Table> = tables.iter().collect();
+        tables.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+        Memory {
+            bytes: tables.iter().map(|table| table.bytes).sum(),
+            tables,
         }
     }
 }

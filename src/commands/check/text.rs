@@ -3,13 +3,16 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use super::report::{BackendShare, FirewallLengths, FullNatPorts, Limits, Report, ServiceShares};
+use super::report::{
+    BackendShare, FirewallLengths, FullNatPorts, Limits, Memory, Report, ServiceShares,
+};
 use crate::commands::text::columns;
 use crate::config::{duration, Datapath, OnDown, Policy, Timeouts, Tunnel};
 
 pub(super) fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     datapath(report.datapath, out)?;
     limits(&report.limits, out)?;
+    tables(&report.memory, out)?;
     timeouts(report.timeouts, out)?;
     tunnel(report.tunnel, out)?;
     if let Some(ports) = &report.full_nat {
@@ -85,6 +88,28 @@ fn limits(limits: &Limits, out: &mut impl Write) -> io::Result<()> {
     line(out, "", format_args!("{rules}, and {hits} for each CPU"))?;
     line(out, "sources", sources)?;
     line(out, "", of_memory(*sources_bytes))
+}
+
+/// Every map, and the sum.
+fn tables(all: &Memory, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "memory")?;
+    let row = |name: &str, entries: String, bytes: u64, more: String| {
+        [name.to_owned(), entries, memory(bytes), more]
+    };
+    let each = all.tables.iter().map(|table| {
+        let more = match table.bytes_per_entry {
+            0 => String::new(),
+            bytes => format!("{bytes} bytes more for each entry that is there"),
+        };
+        row(&table.name, table.entries.to_string(), table.bytes, more)
+    });
+    let sum = row("all", String::new(), all.bytes, String::new());
+    table(
+        out,
+        "tables",
+        ["table", "entries", "memory", ""],
+        each.chain([sum]),
+    )
 }
 
 fn timeouts(timeouts: &Timeouts, out: &mut impl Write) -> io::Result<()> {
@@ -265,7 +290,9 @@ fn or(absent: &str, value: Option<impl ToString>) -> String {
 }
 
 fn memory(bytes: u64) -> String {
-    if bytes < 1 << 20 {
+    if bytes < 1 << 10 {
+        format!("{bytes} bytes")
+    } else if bytes < 1 << 20 {
         format!("{:.1} KiB", bytes as f64 / f64::from(1 << 10))
     } else {
         format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
