@@ -320,7 +320,7 @@ burst = 50
             "
 firewall
   default          deny
-  prefixes         6, at most 0.8 KiB of memory
+  prefixes         6, at most 768 bytes of memory
   rule  name    action  source         protocol  source_port  port
   1     no-lab  deny    198.18.0.0/15  tcp       any          8000-9000
   2             allow   any            47        any          any
