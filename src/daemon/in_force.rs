@@ -33,7 +33,7 @@ impl Maps for Datapath {
 
 /// How much of the maps is compared when a plan is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+enum Scope {
     /// All that the maps hold: what has drifted is mended.
     Everything,
     /// Only the difference to the plan in force.
@@ -68,7 +68,7 @@ impl InForce {
     }
 
     /// Writes the plan that `next` makes from the one in force, and the one after it if ids had to be freed
-    /// first.
+    /// first: what differs from the one before.
     ///
     /// # Errors
     /// When one cannot be made or written, with the plans that were in force before:
@@ -77,15 +77,13 @@ impl InForce {
         &mut self,
         maps: &mut impl Maps,
         settings: &Settings,
-        mut scope: Scope,
         next: impl Fn(&Desired) -> Result<Desired, Error>,
     ) -> Result<(), (Error, Former)> {
         let mut former = Former::new();
         loop {
             let before = Arc::clone(&self.plan);
-            let written =
-                next(&before).and_then(|plan| self.write(maps, settings, scope, Arc::new(plan)));
-            scope = Scope::Difference;
+            let written = next(&before)
+                .and_then(|plan| self.write(maps, settings, Scope::Difference, Arc::new(plan)));
             if let Err(error) = written {
                 return Err((error, former));
             }
@@ -94,6 +92,15 @@ impl InForce {
                 return Ok(());
             }
         }
+    }
+
+    /// Writes what in the maps is not as the plan in force has it.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn mend(&mut self, maps: &mut impl Maps, settings: &Settings) -> Result<(), Error> {
+        let plan = Arc::clone(&self.plan);
+        self.write(maps, settings, Scope::Everything, plan)
     }
 
     /// Leads back to the oldest of the plans that were in force, by the way that was come: what goes in
@@ -272,7 +279,7 @@ mod tests {
     fn begun() -> (InForce, Written, Config) {
         let config = file(&[("a", 80), ("b", 81)]);
         let (mut in_force, mut maps) = (InForce::default(), Written::default());
-        let put = in_force.put(&mut maps, &settings(&config), Scope::Everything, |before| {
+        let put = in_force.put(&mut maps, &settings(&config), |before| {
             planned(before, &config)
         });
         put.map_err(|(error, _)| error).expect("the first plan");
@@ -289,15 +296,33 @@ mod tests {
         let bindings = in_force.bindings();
         assert!(bindings.is_bound(&client(80), 0));
         let next = file(&[("c", 82), ("d", 83)]);
-        let put = in_force.put(&mut maps, &settings(&config), Scope::Everything, |before| {
+        let put = in_force.put(&mut maps, &settings(&config), |before| {
             planned(before, &next)
         });
         put.map_err(|(error, _)| error).expect("both plans");
         assert_eq!(maps.plans, [vec![], named(&[(0, "c"), (1, "d")])]);
-        assert_eq!(maps.scopes, [Scope::Everything, Scope::Difference]);
+        assert_eq!(maps.scopes, [Scope::Difference; 2]);
         assert!(in_force.take_purge() && !in_force.take_purge());
         assert!(bindings.is_bound(&client(82), 0));
         assert!(!bindings.is_bound(&client(80), 0));
+    }
+
+    #[test]
+    fn mending_looks_at_everything_and_leaves_the_plan_in_force() {
+        let (mut in_force, mut maps, config) = begun();
+        let plan = Arc::clone(in_force.plan());
+        maps.refused = vec![2];
+        let settings = settings(&config);
+        in_force.mend(&mut maps, &settings).expect("a mended map");
+        in_force
+            .mend(&mut maps, &settings)
+            .expect_err("it is refused");
+        let both = named(&[(0, "a"), (1, "b")]);
+        assert_eq!(maps.plans, [both.clone(), both]);
+        assert_eq!(maps.scopes, [Scope::Everything; 2]);
+        assert_eq!(**in_force.plan(), *plan);
+        assert!(in_force.bindings().is_bound(&client(80), 0));
+        assert!(!in_force.take_purge());
     }
 
     #[test]
@@ -307,9 +332,7 @@ mod tests {
         maps.refused = vec![2];
         let next = file(&[("c", 82), ("d", 83)]);
         let settings = settings(&config);
-        let put = in_force.put(&mut maps, &settings, Scope::Everything, |before| {
-            planned(before, &next)
-        });
+        let put = in_force.put(&mut maps, &settings, |before| planned(before, &next));
         let (_, passed) = put.expect_err("the second half is refused");
         let tried = in_force.plan().next_generation;
         assert!(in_force.bindings().is_bound(&client(82), 0));
@@ -338,9 +361,7 @@ mod tests {
         maps.refused = vec![1];
         let next = file(&[("a", 80), ("b", 85)]);
         let settings = settings(&config);
-        let put = in_force.put(&mut maps, &settings, Scope::Everything, |before| {
-            planned(before, &next)
-        });
+        let put = in_force.put(&mut maps, &settings, |before| planned(before, &next));
         let (_, passed) = put.expect_err("it is refused");
         // While some of it may be in the maps, both count.
         assert!(in_force.bindings().is_bound(&client(81), 1));
@@ -358,9 +379,7 @@ mod tests {
         maps.refused = vec![2, 3, 4];
         let next = file(&[("c", 82), ("d", 83)]);
         let settings = settings(&config);
-        let put = in_force.put(&mut maps, &settings, Scope::Everything, |before| {
-            planned(before, &next)
-        });
+        let put = in_force.put(&mut maps, &settings, |before| planned(before, &next));
         let (_, passed) = put.expect_err("the second half is refused");
         in_force.go_back(&mut maps, &settings, passed);
         let services = in_force.plan().services.values();

@@ -14,7 +14,7 @@ use log::{debug, error, info, warn};
 
 use super::blocklists;
 use super::faults::Faults;
-use super::in_force::{Former, InForce, Scope};
+use super::in_force::{Former, InForce};
 use super::interfaces::Interfaces;
 use super::mtus::Mtus;
 use super::orders::{Changes, Order, Outbox, Outcome};
@@ -150,6 +150,8 @@ struct Writer<'a> {
     file: PathBuf,
     reader: config::Reader,
     config: Config,
+    /// The backends of `config`.
+    targets: BTreeSet<Target>,
     blocklists: Contents,
     // Stopped before the datapath goes.
     sweeping: Sweeping,
@@ -187,22 +189,20 @@ impl<'a> Writer<'a> {
         let slot_use = SlotUse::default();
         let interfaces = Interfaces::find(&config, &network, slot_use.clone())?;
         // Asked for while the datapath is loaded.
-        inbox.outbox.send(Outcome::Track(targets(&config)));
+        let targets = targets(&config);
+        inbox.outbox.send(Outcome::Track(targets.clone()));
         let pins = PinDir::open(&config.datapath.pin_dir)?;
         let mut datapath = Datapath::load(&config.limits)?;
         datapath.pin(pins)?;
         inbox.check()?;
 
         let mut missed = Changes::default();
-        inbox.await_answers(&mut network, &mut missed, &targets(&config))?;
+        inbox.await_answers(&mut network, &mut missed, &targets)?;
         let mut in_force = InForce::default();
         in_force
-            .put(
-                &mut datapath,
-                &settings(&config),
-                Scope::Everything,
-                |before| plan(before, &config, &blocklists, &network, &interfaces, None),
-            )
+            .put(&mut datapath, &settings(&config), |before| {
+                plan(before, &config, &blocklists, &network, &interfaces, None)
+            })
             .map_err(|(error, _)| error)?;
         let mut faults = Faults::default();
         faults.check(&config, in_force.plan(), &network, &interfaces, None);
@@ -228,6 +228,7 @@ impl<'a> Writer<'a> {
             file,
             reader,
             config,
+            targets,
             blocklists,
             sweeping,
             datapath,
@@ -299,7 +300,7 @@ impl<'a> Writer<'a> {
         let addresses = changes.targets.iter().map(|target| target.address);
         let changed: Option<BTreeSet<IpAddr>> = (!whole).then(|| addresses.collect());
         // The part that was written stays in force; the next change starts from it.
-        match self.put_in_force(Scope::Difference, changed.as_ref()) {
+        match self.put_in_force(changed.as_ref()) {
             Ok(()) => self.is_behind = false,
             Err((error, _)) => {
                 // Once, not with each time that it is tried again.
@@ -336,11 +337,7 @@ impl<'a> Writer<'a> {
     /// Puts in force what the file, the blocklists and the network ask for now.
     /// `changed` has the addresses of the backends whose next hop may be another than in the plan in force;
     /// `None`: anything may.
-    fn put_in_force(
-        &mut self,
-        scope: Scope,
-        changed: Option<&BTreeSet<IpAddr>>,
-    ) -> Result<(), (Error, Former)> {
+    fn put_in_force(&mut self, changed: Option<&BTreeSet<IpAddr>>) -> Result<(), (Error, Former)> {
         let Writer {
             config,
             blocklists,
@@ -350,7 +347,7 @@ impl<'a> Writer<'a> {
         } = self;
         let put = self
             .in_force
-            .put(&mut self.datapath, &settings(config), scope, |before| {
+            .put(&mut self.datapath, &settings(config), |before| {
                 plan(before, config, blocklists, network, interfaces, changed)
             });
         self.purge();
@@ -417,7 +414,9 @@ impl<'a> Writer<'a> {
             .add(&config, &self.network, &mut self.datapath, Instant::now())?;
         let former = std::mem::replace(&mut self.config, config);
         let former_lists = std::mem::replace(&mut self.blocklists, blocklists);
-        if let Err((error, passed)) = self.adopt(&former) {
+        let targets = targets(&self.config);
+        let others = targets != self.targets;
+        if let Err((error, passed)) = self.adopt(&targets) {
             self.config = former;
             self.blocklists = former_lists;
             let settings = settings(&self.config);
@@ -425,10 +424,15 @@ impl<'a> Writer<'a> {
             self.purge();
             self.interfaces
                 .keep_only(&former_names, &mut self.datapath, Instant::now());
-            self.track(targets(&self.config));
+            if others {
+                self.track(self.targets.clone());
+            }
             return Err(error);
         }
-        self.track(targets(&self.config));
+        if others {
+            self.targets = targets;
+            self.track(self.targets.clone());
+        }
         self.interfaces.keep_only(
             &self.config.datapath.interfaces,
             &mut self.datapath,
@@ -446,6 +450,7 @@ impl<'a> Writer<'a> {
         } else {
             self.tell(None);
         }
+        self.mend(said);
         Ok(())
     }
 
@@ -474,17 +479,30 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Puts `self.config` in force after `former`.
-    fn adopt(&mut self, former: &Config) -> Result<(), (Error, Former)> {
-        let known = targets(former);
-        let targets = targets(&self.config);
-        // Those of both, or what is in force would lose its neighbours should this fail.
-        self.track(known.union(&targets).cloned().collect());
-        let new: BTreeSet<Target> = targets.difference(&known).cloned().collect();
-        self.inbox
-            .await_answers(&mut self.network, &mut self.missed, &new)
-            .map_err(|error| (error, Former::new()))?;
-        self.put_in_force(Scope::Everything, None)
+    /// Puts `self.config` in force, whose backends are `targets`.
+    fn adopt(&mut self, targets: &BTreeSet<Target>) -> Result<(), (Error, Former)> {
+        if *targets != self.targets {
+            let new: BTreeSet<Target> = targets.difference(&self.targets).cloned().collect();
+            // Those of both, or what is in force would lose its neighbours should this fail.
+            self.track(self.targets.union(targets).cloned().collect());
+            self.inbox
+                .await_answers(&mut self.network, &mut self.missed, &new)
+                .map_err(|error| (error, Former::new()))?;
+        }
+        self.put_in_force(None)
+    }
+
+    /// Has what drifted from the plan written as well. What was in force stays so.
+    fn mend(&mut self, said: &mut Vec<String>) {
+        let settings = settings(&self.config);
+        if let Err(error) = self.in_force.mend(&mut self.datapath, &settings) {
+            let fault = format!(
+                "the new file is in force, but what drifted in the maps could not be mended; trying again: {error}"
+            );
+            error!("{fault}");
+            said.push(fault);
+            self.is_behind = true;
+        }
     }
 
     fn track(&mut self, targets: BTreeSet<Target>) {

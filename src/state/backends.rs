@@ -10,15 +10,70 @@ use super::own_addresses::SourceAddresses;
 use super::{Backend, ById, Desired, Family, Health, Hop, PoolSlice, Service, World};
 use crate::config::{self, AdminState, Forward};
 
-/// Gives backends their ids and generations.
-pub(super) struct BackendIds<'a> {
-    /// Those of the plan before that have not been met in this one, with their ids.
-    known: HashMap<Identity, (u32, &'a Arc<Backend>)>,
-    fresh: Box<dyn Iterator<Item = u32> + 'a>,
+/// The backends of the plan before.
+pub(super) struct KnownBackends<'a> {
+    /// In order of services, then of ids.
+    backends: Vec<Known<'a>>,
 }
 
-/// What makes a backend the same in two plans, with the forward mode: service, address and port.
-type Identity = (u32, IpAddr, Option<u16>);
+/// With its id.
+type Known<'a> = (u32, &'a Arc<Backend>);
+
+impl<'a> KnownBackends<'a> {
+    /// Those with ids below `limit`.
+    pub fn new(previous: &'a Desired, limit: u32) -> Self {
+        let kept = previous.backends.iter().filter(|(id, _)| **id < limit);
+        let mut backends: Vec<Known<'a>> = kept.map(|(&id, backend)| (id, backend)).collect();
+        backends.sort_by_key(|(_, backend)| backend.service);
+        KnownBackends { backends }
+    }
+
+    /// Those of a service.
+    pub fn of(&self, service: u32) -> Former<'_> {
+        let all = &self.backends;
+        let from = all.partition_point(|(_, backend)| backend.service < service);
+        let until = all.partition_point(|(_, backend)| backend.service <= service);
+        Former {
+            in_order: &all[from..until],
+            by_place: None,
+        }
+    }
+}
+
+/// Backends of a service in the plan before that have not been met in this one.
+pub(super) struct Former<'a> {
+    /// In order of ids. Where none has come or gone that is the order of the file, and the next one is the
+    /// one that is asked for.
+    in_order: &'a [Known<'a>],
+    /// In place of that from the first one on that was not.
+    by_place: Option<HashMap<Place, Known<'a>>>,
+}
+
+/// What makes a backend of a service the same in two plans, with the forward mode.
+type Place = (IpAddr, Option<u16>);
+
+impl<'a> Former<'a> {
+    fn take(&mut self, place: Place) -> Option<Known<'a>> {
+        let place_of = |known: &Known<'_>| (known.1.address, known.1.port);
+        let in_order = self.in_order;
+        if self.by_place.is_none() {
+            if let Some((next, rest)) = in_order.split_first() {
+                if place_of(next) == place {
+                    self.in_order = rest;
+                    return Some(*next);
+                }
+            }
+        }
+        let all = || in_order.iter().map(|known| (place_of(known), *known));
+        let by_place = self.by_place.get_or_insert_with(|| all().collect());
+        by_place.remove(&place)
+    }
+}
+
+/// Gives backends their ids and generations.
+pub(super) struct BackendIds<'a> {
+    fresh: Box<dyn Iterator<Item = u32> + 'a>,
+}
 
 /// What a backend is given.
 pub(super) struct Given<'a> {
@@ -30,30 +85,21 @@ pub(super) struct Given<'a> {
 
 impl<'a> BackendIds<'a> {
     pub fn new(previous: &'a Desired, limit: u32) -> Self {
-        let kept = previous.backends.iter().filter(|(id, _)| **id < limit);
         BackendIds {
-            known: kept
-                .map(|(&id, backend)| {
-                    (
-                        (backend.service, backend.address, backend.port),
-                        (id, backend),
-                    )
-                })
-                .collect(),
             fresh: Box::new(previous.backends.free(limit)),
         }
     }
 
-    /// The id and generation of a backend of the service with that id; `None` where only ids that are freed
-    /// just now are left.
-    pub fn give(
+    /// The id and generation of a backend of a service that had those of `former`; `None` where only ids
+    /// that are freed just now are left.
+    pub fn give<'f>(
         &mut self,
-        service: u32,
+        former: &mut Former<'f>,
         forward: Forward,
         backend: &config::Backend,
         next_generation: &mut u32,
-    ) -> Option<Given<'a>> {
-        let known = self.known.remove(&(service, backend.address, backend.port));
+    ) -> Option<Given<'f>> {
+        let known = former.take((backend.address, backend.port));
         if let Some((id, before)) = known.filter(|(_, before)| before.forward == forward) {
             return Some(Given {
                 id,

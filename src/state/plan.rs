@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::backends::{backend, candidates, table, BackendIds};
+use super::backends::{backend, candidates, table, BackendIds, KnownBackends};
 use super::origin::{Membership, Origin, Place};
 use super::own_addresses::SourceAddresses;
 use super::{
@@ -38,6 +38,7 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
         ..Desired::default()
     };
     let mut vips = BTreeMap::new();
+    let known_backends = KnownBackends::new(previous, config.limits.backends);
     let mut backend_ids = BackendIds::new(previous, config.limits.backends);
     let mut places = Vec::new();
     let mut memberships = BTreeMap::new();
@@ -61,9 +62,10 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
         }
         let forward = part.service.forward;
         let mut members = Vec::new();
+        let mut former = known_backends.of(id);
         for (position, configured) in part.backends() {
-            let Some(given) = backend_ids.give(id, forward, configured, &mut next.next_generation)
-            else {
+            let generation = &mut next.next_generation;
+            let Some(given) = backend_ids.give(&mut former, forward, configured, generation) else {
                 next.deferred += 1;
                 continue;
             };

@@ -1,9 +1,9 @@
 //! What a change costs on its way to the maps: a backend that becomes unreachable and comes back, and a file
 //! that is reloaded with one backend changed.
 //!
-//! Drives the parts as the daemon does (`config::Reader`, `state::plan`, `Datapath::apply` for a file,
-//! `state::replan` and `Datapath::follow` for a change of the network) over the loaded datapath, in one
-//! thread. What is not in these figures is what the daemon does around them: hearing of the event, and
+//! Drives the parts as the daemon does over the loaded datapath, in one thread: `config::Reader`,
+//! `state::plan` and `Datapath::follow` for a file, behind which `Datapath::apply` mends what drifted;
+//! `state::replan` and `Datapath::follow` for a change of the network. What is not in these figures is what the daemon does around them: hearing of the event, and
 //! looking up next hops through netlink. Times are on the clock, and behind them of the CPU, which others that
 //! run on the machine make no longer.
 //!
@@ -161,7 +161,7 @@ impl Control {
 
     /// The file is written with another weight of one backend, or with none changed, and reloaded.
     fn reloads(&mut self, change: bool) -> Result<()> {
-        let mut steps = [(); 4].map(|()| Times::default());
+        let mut steps = [(); 5].map(|()| Times::default());
         for round in 0..RELOADS as u32 {
             let changed = change.then_some((
                 round * 7919 % (self.services * self.backends),
@@ -173,14 +173,17 @@ impl Control {
             let loaded = Moment::now()?;
             let next = self.plan()?;
             let planned = Moment::now()?;
+            self.datapath.follow(&next, &settings(&self.config))?;
+            let done = Moment::now()?;
             self.datapath.apply(&next, &settings(&self.config))?;
             self.desired = next;
-            let done = Moment::now()?;
+            let mended = Moment::now()?;
             let spans = [
                 (begin, loaded),
                 (loaded, planned),
                 (planned, done),
                 (begin, done),
+                (done, mended),
             ];
             for (times, (from, to)) in steps.iter_mut().zip(spans) {
                 times.add(from, to);
@@ -191,7 +194,7 @@ impl Control {
         } else {
             "nothing changed"
         };
-        let names = ["load", "plan", "apply", "file to maps"];
+        let names = ["load", "plan", "follow", "file to maps", "mend"];
         for (times, name) in steps.iter_mut().zip(names) {
             times.print(&format!("a reload, {what}: {name}"));
         }
