@@ -475,33 +475,25 @@ impl Lab {
     /// Every entry of the connection tables.
     pub fn entries(&self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for (name, table) in [("conntrack", "conntrack"), ("opening", "opening")] {
-            for (key, value) in self.pairs(name) {
-                let flow: abi::flow4 = from_bytes(&key).expect("struct flow4");
-                let c = from_bytes::<abi::entry4>(&value).expect("struct entry4").c;
-                let source = (abi::ipv4_of(c.saddr), u16::from_be(c.sport));
-                let destination = (abi::ipv4_of(c.daddr), u16::from_be(c.dport));
-                entries.push(entry(table, flow.into(), source, destination, &c.conn));
-            }
+        for table in TABLES {
+            let pairs = self.pairs(table);
+            entries.extend(pairs.iter().map(|(key, value)| entry4(table, key, value)));
         }
-        for (name, table) in [("conntrack6", "conntrack"), ("opening6", "opening")] {
-            for (key, value) in self.pairs(name) {
-                let flow: abi::flow6 = from_bytes(&key).expect("struct flow6");
-                let c = from_bytes::<abi::entry6>(&value).expect("struct entry6").c;
-                let source = (abi::address_of(c.saddr), u16::from_be(c.sport));
-                let destination = (abi::address_of(c.daddr), u16::from_be(c.dport));
-                entries.push(entry(table, flow.into(), source, destination, &c.conn));
-            }
+        for table in TABLES {
+            let pairs = self.pairs(&format!("{table}6"));
+            entries.extend(pairs.iter().map(|(key, value)| entry6(table, key, value)));
         }
         entries
     }
 
     /// The entry that packets of this flow find.
     pub fn entry(&self, flow: &Flow) -> Option<Entry> {
-        let mut found = self
-            .entries()
-            .into_iter()
-            .filter(|entry| entry.flow == *flow);
+        let key = table::key_of(flow);
+        let value = |name: &str| self.map(name).lookup(&key, MapFlags::ANY).expect("lookup");
+        let mut found = TABLES.into_iter().filter_map(|table| match flow.source.0 {
+            IpAddr::V4(_) => Some(entry4(table, &key, &value(table)?)),
+            IpAddr::V6(_) => Some(entry6(table, &key, &value(&format!("{table}6"))?)),
+        });
         let first = found.next();
         if let (Some(first), Some(second)) = (first, found.next()) {
             panic!("two entries of one flow: {first:?} and {second:?}");
@@ -569,6 +561,25 @@ impl Lab {
             })
             .collect()
     }
+}
+
+/// The tables of connections; those of IPv6 end in 6.
+const TABLES: [&str; 2] = ["conntrack", "opening"];
+
+fn entry4(table: &'static str, key: &[u8], value: &[u8]) -> Entry {
+    let flow: abi::flow4 = from_bytes(key).expect("struct flow4");
+    let c = from_bytes::<abi::entry4>(value).expect("struct entry4").c;
+    let source = (abi::ipv4_of(c.saddr), u16::from_be(c.sport));
+    let destination = (abi::ipv4_of(c.daddr), u16::from_be(c.dport));
+    entry(table, flow.into(), source, destination, &c.conn)
+}
+
+fn entry6(table: &'static str, key: &[u8], value: &[u8]) -> Entry {
+    let flow: abi::flow6 = from_bytes(key).expect("struct flow6");
+    let c = from_bytes::<abi::entry6>(value).expect("struct entry6").c;
+    let source = (abi::address_of(c.saddr), u16::from_be(c.sport));
+    let destination = (abi::address_of(c.daddr), u16::from_be(c.dport));
+    entry(table, flow.into(), source, destination, &c.conn)
 }
 
 fn entry(

@@ -86,7 +86,7 @@ fn value_of(map: &MapHandle, flow: &Flow) -> Vec<u8> {
 }
 
 /// The flow as a key of its family's tables.
-fn key_of(flow: &Flow) -> Vec<u8> {
+pub(super) fn key_of(flow: &Flow) -> Vec<u8> {
     let (source, destination) = (
         abi::words_of(flow.source.0),
         abi::words_of(flow.destination.0),
