@@ -7,7 +7,8 @@
 #   sudo tests/run.sh quick    without other kernels, and without floods
 #
 # Steps that do not wait for each other run side by side, and what one of those says is shown when it
-# has ended.
+# has ended. Of those, the ones whose time nothing is measured by get what CPU time the others leave: then
+# scenarios, which mostly wait, find the machine as if they had it for themselves.
 #
 # cargo runs as the user who called sudo, so that target/ stays theirs; what needs root (tests
 # that load BPF, namespaces) runs as root.
@@ -35,7 +36,7 @@ fi
 . topology/requirements.sh
 
 # Scenarios that send as fast as they can, or count what a busy machine would lose: by themselves.
-LOAD="dos long_transfer nat_iperf wrk_fullnat wrk_nat wrk_reload"
+LOAD="dos fullnat_onearm long_transfer nat_iperf wrk_fullnat wrk_nat wrk_reload"
 
 KERNELS="6.1 6.12"
 
@@ -93,10 +94,17 @@ step_beside() {
 	began[$process]=$SECONDS
 }
 
-# join_steps: until all that run beside have ended.
+# idly COMMAND...: with the CPU time that nobody else wants.
+idly() {
+	chrt --idle --pid 0 "$BASHPID" >/dev/null
+	"$@"
+}
+
+# join_steps [NAME]: until that one, or all that run beside, have ended.
 join_steps() {
 	local process name status
 	while [ "${#beside[@]}" -gt 0 ]; do
+		[ $# -eq 0 ] || grep -qxF -- "$1" <(printf '%s\n' "${beside[@]}") || return 0
 		status=0
 		wait -n -p process "${!beside[@]}" || status=$?
 		name="${beside[$process]}"
@@ -123,21 +131,29 @@ shell_lint() {
 	shellcheck "${files[@]}"
 }
 
-# As root, without root building: the programs first, each run by itself after.
-cargo_test() {
-	local programs=() program status=0
-	as_cargo_user cargo test --no-run --message-format=json-render-diagnostics >"$work/tests.json" || return
-	mapfile -t programs < <(
-		jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | .executable' "$work/tests.json"
-	)
-	if [ "${#programs[@]}" -eq 0 ]; then
+# Beside others, so not in their shell: $work/xdplb says where it is.
+release() {
+	build_release && echo "$XDPLB" >"$work/xdplb"
+}
+
+# The tests' programs, with those that need them, by cargo's names for them: in $work/programs, a line each.
+build_tests() {
+	as_cargo_user cargo test --quiet --no-run --message-format=json-render-diagnostics >"$work/tests.json" || return
+	jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) |
+		"\(.target.name) \(.executable)"' "$work/tests.json" >"$work/programs"
+	if [ ! -s "$work/programs" ]; then
 		echo "cargo built no test program" >&2
 		return 1
 	fi
-	for program in "${programs[@]}"; do
-		echo "-- $(basename "$program")"
-		CARGO_MANIFEST_DIR="$REPOSITORY" "$program" --quiet || status=1
-	done
+}
+
+# As root, without root building: each program by itself.
+cargo_test() {
+	local name program status=0
+	while read -r name program; do
+		echo "-- $name"
+		CARGO_MANIFEST_DIR="$REPOSITORY" "$program" --quiet </dev/null || status=1
+	done <"$work/programs"
 	as_cargo_user cargo test --doc --quiet || status=1
 	return "$status"
 }
@@ -191,29 +207,31 @@ export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0="$R
 step_beside "cargo fmt" as_cargo_user cargo fmt --all --check
 step_beside "clang-format" c_format
 step_beside "shellcheck" shell_lint
-step_beside "cargo deny" licences
-[ -n "$QUICK" ] || step_beside "other kernels" fetch_machines
-step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
-step "release build" build_release
-[ -n "$QUICK" ] || step "flood's generator" build_flood
-[ -z "$QUICK" ] || step "tests' build" as_cargo_user cargo test --quiet --no-run
-join_steps
+step_beside "cargo deny" idly licences
+[ -n "$QUICK" ] || step_beside "kernels" idly fetch_machines
 
-if [ -x "${XDPLB:-}" ] && [ -n "$QUICK" ]; then
-	# Most of these wait most of the time.
+# Side by side: the end of a build is one program that is linked.
+step_beside "release build" release
+step "tests' build" build_tests
+join_steps "release build"
+XDPLB="$(cat "$work/xdplb" 2>/dev/null || true)"
+
+if [ -n "$XDPLB" ]; then
 	step_beside "end to end" scenarios env JOBS=2 WITHOUT="flood $LOAD" tests/e2e/run.sh
-	step "cargo test" cargo_test
-	join_steps
-	# shellcheck disable=SC2086 # a list of names
-	step "end to end, with load" scenarios tests/e2e/run.sh $LOAD
-else
-	step "cargo test" cargo_test
-	if [ -x "${XDPLB:-}" ]; then
-		step "end to end" scenarios tests/e2e/run.sh
+	if [ -z "$QUICK" ] && [ -s "$work/programs" ]; then
+		join_steps "kernels"
 		for kernel in $KERNELS; do
-			step "Linux $kernel" scenarios tests/vm/run.sh "$kernel"
+			step_beside "Linux $kernel" idly scenarios env TEST_PROGRAMS="$work/programs" tests/vm/run.sh "$kernel"
 		done
 	fi
+fi
+step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
+[ ! -s "$work/programs" ] || step "cargo test" cargo_test
+[ -n "$QUICK" ] || step "flood's generator" build_flood
+join_steps
+if [ -n "$XDPLB" ]; then
+	# shellcheck disable=SC2086 # a list of names
+	step "end to end, with load" scenarios tests/e2e/run.sh $LOAD ${FLOOD:+flood}
 fi
 
 printf '\n==== summary\n'

@@ -180,14 +180,16 @@ build_release() {
 		}
 		return
 	fi
-	as_cargo_user cargo build --release --quiet
+	as_cargo_user cargo build --release --quiet || return
 	XDPLB="$(target_directory)/release/xdplb"
 }
 
-# Builds the generator of tests/e2e/flood.sh and sets FLOOD to it, unless FLOOD names one already.
+# Builds the generator of tests/e2e/flood.sh and sets FLOOD to it, unless FLOOD names one already. As the
+# tests are built, of whose parts it is made: its frames are sent by the kernel.
 build_flood() {
 	[ -z "${FLOOD:-}" ] || return 0
 	find_cargo
-	FLOOD="$(as_cargo_user cargo build --release --quiet --bench flood --message-format=json-render-diagnostics |
+	FLOOD="$(as_cargo_user cargo test --quiet --no-run --bench flood --message-format=json-render-diagnostics |
 		jq -r 'select(.reason == "compiler-artifact" and .target.name == "flood") | .executable')"
+	[ -n "$FLOOD" ]
 }

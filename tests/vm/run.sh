@@ -6,8 +6,8 @@
 #   tests/vm/run.sh KERNEL [SCENARIO...]     e.g. tests/vm/run.sh 6.1 packets nat_http
 #
 # KERNEL is a version in Debian's archive; a SCENARIO is from here or from tests/e2e. Without,
-# those below. XDPLB names the binary, the release build by default; ACCELERATION is kvm or tcg, which
-# emulates.
+# those below. XDPLB names the binary, the release build by default; TEST_PROGRAMS a file with the tests'
+# programs, a name and a path in each line, built by default; ACCELERATION is kvm or tcg, which emulates.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 ROOT="$(cd "$HERE/../.." && pwd)"
@@ -27,7 +27,7 @@ SCENARIOS=(
 )
 # Seconds after which a machine hangs rather than works; on two cores of its own it takes a
 # third of that.
-LIMIT=2400
+LIMIT=1500
 
 # The device alone proves nothing: in some virtual machines it is there, and nothing boots by it.
 if [ -z "${ACCELERATION:-}" ]; then
@@ -87,11 +87,16 @@ programs() {
 	build_release
 	mkdir "$directory"
 	strip -o "$directory/xdplb" "$XDPLB"
-	as_cargo_user cargo test --quiet --no-run --test packets --test decap --message-format=json-render-diagnostics |
-		jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) | "\(.target.name) \(.executable)"' |
-		while read -r name executable; do
-			strip -o "$directory/$name" "$executable"
-		done
+	if [ -z "${TEST_PROGRAMS:-}" ]; then
+		TEST_PROGRAMS="$work/programs"
+		as_cargo_user cargo test --quiet --no-run --test packets --test decap --message-format=json-render-diagnostics |
+			jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable != null) |
+				"\(.target.name) \(.executable)"' >"$TEST_PROGRAMS"
+	fi
+	for name in packets decap; do
+		executable="$(sed -n "s/^$name //p" "$TEST_PROGRAMS")"
+		strip -o "$directory/$name" "$executable"
+	done
 }
 
 # initramfs DIRECTORY: what the machine starts with, as an archive on standard output.
