@@ -268,8 +268,8 @@ launch_xdplb() {
 # start_xdplb: returns when it balances, fails when it ended instead.
 start_xdplb() {
 	launch_xdplb
-	wait_for 180 ready_or_dead || {
-		echo "xdplb neither balances nor ends after 180 s"
+	wait_for 90 ready_or_dead || {
+		echo "xdplb neither balances nor ends after 90 s"
 		return 1
 	}
 	if ! xdplb_alive; then

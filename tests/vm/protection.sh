@@ -61,8 +61,12 @@ check_equal "stats: 20 connections were opened" \
 	"$(look stats --json | jq '[.services[] | .opened] | add')" 20
 check "stats: packets both ways" \
 	test "$(look stats --json | jq '[.protocols[] | select(.protocol == "tcp") | [.packets_in, .packets_out] | min] | add')" -ge 80
-send connect "$NOISY" "$VIP4" 80 0 2 >"$WORK/noisy"
-check_equal "too many SYNs block their source: $(cat "$WORK/noisy")" "$(dos_blocked "$NOISY")" tcp
+# An emulated machine that has little CPU time may not send too many at the first try.
+noisy_is_blocked() {
+	send connect "$NOISY" "$VIP4" 80 0 2
+	[ "$(dos_blocked "$NOISY")" = tcp ]
+}
+check_soon "too many SYNs block their source" 60 noisy_is_blocked
 check_fails "which is dropped" get_from "$NOISY" "$VIP4" '' --connect-timeout 1
 check "until it is let go" look dos unblock "$NOISY"
 check_equal "and can connect" "$(get_from "$NOISY" "$VIP4" 2>&1 | tr -d 12)" b
