@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use crate::harness::cases::STANDARD;
 use crate::harness::Lab;
 
-/// Below the verifier's limit of a million. Linux 6.1 comes nearest, since it prunes worse.
-const BUDGET: u32 = 900_000;
+/// A third of the limit of a million, so that a change which the verifier follows many times over is seen
+/// long before a kernel refuses it. 250,000 to 270,000 on Linux 6.1, 6.12 and 6.18.
+const BUDGET: u32 = 350_000;
 
 #[test]
 fn the_verifiers_budget() {
