@@ -38,7 +38,7 @@ fi
 # Scenarios that send as fast as they can, or count what a busy machine would lose: by themselves.
 LOAD="dos fullnat_onearm long_transfer nat_iperf wrk_fullnat wrk_nat wrk_reload"
 
-KERNELS="6.1 6.12"
+KERNELS=(6.1 6.12)
 
 summary=()
 failures=0
@@ -185,7 +185,7 @@ fetch_machines() {
 	# shellcheck source=tests/vm/packages.sh
 	. tests/vm/packages.sh
 	vm="$(target_directory)/vm"
-	for kernel in $KERNELS; do
+	for kernel in "${KERNELS[@]}"; do
 		fetch_kernel "$kernel" "$vm/$kernel" || return
 	done
 	fetch_busybox "$vm/busybox"
@@ -196,6 +196,14 @@ scenarios() {
 	local output
 	output="$(mktemp "$work/scenarios.XXXXXX")"
 	XDPLB="$XDPLB" FLOOD="${FLOOD:-}" "$@" | tee "$output"
+}
+
+# with_kernel VERSION: beside, once the machine before is off, since each keeps two CPUs busy.
+MACHINE=
+with_kernel() {
+	[ -z "$MACHINE" ] || join_steps "Linux $MACHINE"
+	MACHINE="$1"
+	step_beside "Linux $MACHINE" idly scenarios env TEST_PROGRAMS="$work/programs" tests/vm/run.sh "$MACHINE"
 }
 
 install_missing "$BUILD_REQUIREMENTS" "$TOPOLOGY_REQUIREMENTS" "$TEST_REQUIREMENTS"
@@ -220,14 +228,17 @@ if [ -n "$XDPLB" ]; then
 	step_beside "end to end" scenarios env JOBS=2 WITHOUT="flood $LOAD" tests/e2e/run.sh
 	if [ -z "$QUICK" ] && [ -s "$work/programs" ]; then
 		join_steps "kernels"
-		for kernel in $KERNELS; do
-			step_beside "Linux $kernel" idly scenarios env TEST_PROGRAMS="$work/programs" tests/vm/run.sh "$kernel"
-		done
+		with_kernel "${KERNELS[0]}"
 	fi
 fi
 step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
 [ ! -s "$work/programs" ] || step "cargo test" cargo_test
 [ -n "$QUICK" ] || step "flood's generator" build_flood
+if [ -n "$MACHINE" ]; then
+	for kernel in "${KERNELS[@]:1}"; do
+		with_kernel "$kernel"
+	done
+fi
 join_steps
 if [ -n "$XDPLB" ]; then
 	# shellcheck disable=SC2086 # a list of names
