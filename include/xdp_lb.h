@@ -471,7 +471,7 @@ struct traffic {
 };
 
 /* Totals that the user side keeps. `past`, by service id: of backends that are gone. `expired`, by
- * backend id: connections that the sweep has ended. */
+ * backend id: connections whose end the sweep has brought about or found; it wraps like `closed`. */
 struct expiries {
 	__u64 connections;
 };

@@ -369,19 +369,29 @@ impl Tables {
         };
         let same = place(&live) == place(&value);
         if !same {
+            // Unusable before any of it changes, and until all of it is there. Without an incarnation, no
+            // connection's end is counted for it while its counts change hands.
             if live.forward != 0 {
+                self.backends.set(
+                    id,
+                    &abi::backend {
+                        generation: 0,
+                        incarnation: 0,
+                        usable: 0,
+                        ..live
+                    },
+                );
                 totals.retire_backend(id, live.service)?;
             }
             totals.begin_backend(id)?;
-            // Unusable before any of it changes, and until all of it is there.
-            for whole in [&live, &value] {
-                let unusable = abi::backend {
+            self.backends.set(
+                id,
+                &abi::backend {
                     generation: 0,
                     usable: 0,
-                    ..*whole
-                };
-                self.backends.set(id, &unusable);
-            }
+                    ..value
+                },
+            );
         } else if live.outer_source != value.outer_source {
             // Bits from the flow belong to the prefix that they were cut for.
             self.backends.set(

@@ -145,11 +145,11 @@ impl<T: Plain + Copy + Default> Array<T> {
         }
     }
 
-    /// Adds one to the element's first word, atomically. As [`Array::set`] beyond the end.
-    pub fn increment(&self, index: u32) {
+    /// Adds to the element's first word, which wraps, atomically. As [`Array::set`] beyond the end.
+    pub fn add(&self, index: u32, count: u64) {
         let first = self.element(index).and_then(<[AtomicU64]>::first);
         if let Some(word) = first.filter(|_| self.writable) {
-            word.fetch_add(1, Ordering::Relaxed);
+            word.fetch_add(count, Ordering::Relaxed);
         }
     }
 

@@ -11,6 +11,7 @@ mod attach;
 mod batch;
 pub mod clock;
 pub mod connections;
+mod ends;
 mod error;
 mod firewall;
 mod grace;

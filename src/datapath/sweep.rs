@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, ProgramMut};
 use log::debug;
 
-use super::abi::{self, claim_state, conn_state, from_bytes, settings, xdplb_limit, Flow};
-use super::array::Array;
+use super::abi::{self, claim_state, from_bytes, settings, xdplb_limit, Flow};
 use super::clock::Clock;
 use super::connections::{self, Entry, Family, V4, V6};
+use super::ends::Ends;
 use super::{batch, syscall, Datapath, Error};
 
 /// Handles to the tables, usable from another thread.
@@ -35,12 +35,6 @@ struct FamilyTables {
     claims: MapHandle,
 }
 
-/// The counter of connections that have ended without the datapath seeing it.
-struct Ends {
-    backends: Array<abi::backend>,
-    expired: Array<abi::expiries>,
-}
-
 /// The result of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
@@ -50,6 +44,10 @@ pub struct Swept {
     pub expired: u64,
     /// Entries taken out because their service no longer has the port.
     pub unbound: u64,
+    /// Connections whose entries the LRU has given to others, and which were counted as ended now.
+    pub evicted: u64,
+    /// Connections that were counted as ended, and are there again.
+    pub returned: u64,
     /// Full-nat ports that were released.
     pub ports: u64,
     /// Slots of interfaces that entries name, a bit for each.
@@ -90,10 +88,7 @@ impl Datapath {
             ],
             remove_entry: program(&self.skeleton.progs.remove_entry)?,
             remove_claim: program(&self.skeleton.progs.remove_claim)?,
-            ends: Ends {
-                backends: Array::map_read_only(&map("backends")?)?,
-                expired: Array::map(&map("expired")?)?,
-            },
+            ends: Ends::new(map)?,
         })
     }
 }
@@ -168,24 +163,6 @@ impl Sweeper {
     }
 }
 
-impl Ends {
-    /// Counts the end of the connection that the entry was of: once, with its client's direction, and not
-    /// again if the datapath has seen it end. One whose backend is gone has been counted with that.
-    fn count(&self, entry: &abi::conn) {
-        let closed = matches!(
-            conn_state(entry.state.into()),
-            conn_state::CONN_CLOSING | conn_state::CONN_CLOSED
-        );
-        let is_reply = u32::from(entry.flags) & abi::conn_flag::CONN_REPLY.0 != 0;
-        let backend = self.backends.get(entry.backend);
-        let there = backend
-            .is_some_and(|backend| backend.forward != 0 && backend.incarnation == entry.generation);
-        if !is_reply && !closed && there {
-            self.expired.increment(entry.backend);
-        }
-    }
-}
-
 /// One sweep.
 struct Pass<'a> {
     sweeper: &'a Sweeper,
@@ -208,11 +185,13 @@ impl Pass<'_> {
         let mut unbound: Vec<Candidate> = Vec::new();
         // The keys of the backend's direction of full-nat connections.
         let mut held: HashSet<Flow> = HashSet::new();
+        let mut census = self.sweeper.ends.census(F::NUMBER)?;
         // In the order of find_connection: the datapath moves an entry from the one to the other meanwhile,
         // and has it in both before it takes it out of `opening`.
         for (established, map) in [(false, &tables.opening), (true, &tables.established)] {
             connections::for_each::<F>(map, |key, entry| {
                 swept.entries += 1;
+                census.meet(&entry, established);
                 // Beyond 63: not known, NO_SLOT.
                 let slot = 1_u64.checked_shl(entry.client_slot.into());
                 swept.interface_slots |= slot.unwrap_or_default();
@@ -230,6 +209,9 @@ impl Pass<'_> {
                 }
             })?;
         }
+        let difference = census.settle()?;
+        swept.evicted += difference.evicted;
+        swept.returned += difference.returned;
         for (candidates, unbound, count) in [
             (idle, false, &mut swept.expired),
             (unbound, true, &mut swept.unbound),

@@ -18,6 +18,7 @@ mod blocklists;
 mod commands;
 mod direct;
 mod endings;
+mod evictions;
 mod firewall;
 mod firewall_beyond_ports;
 mod firewall_properties;

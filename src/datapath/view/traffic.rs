@@ -82,7 +82,8 @@ pub struct Traffic {
     pub by: [Exchange; Class::ALL.len()],
     /// Connections that it was chosen for and that got an entry.
     pub opened: u64,
-    /// Of them, those that have ended: in sight of the datapath, by their timeout, or with their backend.
+    /// Of them, those that have ended: in sight of the datapath, by their timeout, by giving way to others in a
+    /// full table, or with their backend.
     pub closed: u64,
     /// Packets that went there without an entry.
     pub unrecorded: u64,

@@ -49,6 +49,18 @@ impl Lab {
             .expect("update");
     }
 
+    /// Connections of the backend of that id: how many were opened, and how many of them have ended.
+    pub fn connections(&self, id: u32) -> (u64, u64) {
+        let expired: abi::expiries = self.element("expired", id);
+        let cpus: Vec<abi::traffic> = self.per_cpu("traffic", id);
+        let opened = cpus.iter().map(|cpu| cpu.opened).sum();
+        // Ends wrap: a CPU, or the sweep, may take back what another has counted.
+        let ended = cpus
+            .iter()
+            .fold(expired.connections, |sum, cpu| sum.wrapping_add(cpu.closed));
+        (opened, ended)
+    }
+
     /// `settings`
     pub fn live(&self) -> abi::settings {
         self.element("settings", 0)
