@@ -37,6 +37,8 @@ enum segment_event {
 	EVENT_HEARD = 32,  /* acknowledges the other end's FIN */
 	EVENT_DATA = 64,
 	EVENT_SEGMENT = 128,
+	EVENT_AGAIN =
+		256, /* the SYN that opened the connection, after a reset: see is_sent_again */
 };
 
 #define CONN_FINS  (CONN_FIN_CLIENT | CONN_FIN_BACKEND)
@@ -61,6 +63,9 @@ __noinline __u32 next_status(__u32 status, __u32 event)
 		flags |= CONN_REPLIED;
 	if (!(event & EVENT_SEGMENT))
 		return make_status(state, flags, forward, doubt);
+	/* As if nothing had been said since. */
+	if (event & EVENT_AGAIN && flags & CONN_RESET)
+		return make_status(CONN_OPENING, flags & CONN_REPLY, forward, 0);
 	if (event & EVENT_RESET)
 		return make_status(CONN_CLOSED, flags | CONN_RESET, forward, doubt & ~GO_ON_BOTH);
 	if (flags & CONN_RESET) {
@@ -118,6 +123,21 @@ static __always_inline int has_fin(const struct conn *c)
 }
 
 /*
+ * Whether the segment is the SYN that opened the connection, sent again after a reset of what was
+ * never established. A client does so when the backend has not given up a former connection of the
+ * same addresses and ports, and answers for that (RFC 9293, section 3.5.1). That is no new
+ * connection: the SYN of a new one has another sequence number.
+ */
+static __always_inline int is_sent_again(const struct facts *f, const struct entry6 *e)
+{
+	const struct conn *c = &e->c.conn;
+
+	return !f->established && (c->flags & (CONN_RESET | CONN_REPLY)) == CONN_RESET &&
+	       (f->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN &&
+	       f->sequence == e->sequence;
+}
+
+/*
  * The enum segment_event bits of the segment of `scratch`, whose connection's entry of this
  * direction, in w->own, remembers the sequence number. -1: it is a reset that the receiver will
  * ignore. Not static: see track().
@@ -159,6 +179,8 @@ __noinline int judge_segment(void)
 			e->fin = end;
 		return event;
 	}
+	if (is_sent_again(f, e))
+		event |= EVENT_AGAIN;
 	e->sequence = f->sequence;
 	if (f->payload)
 		event |= EVENT_DATA;

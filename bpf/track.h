@@ -356,18 +356,21 @@ static __always_inline int follow_client(const struct facts *f, struct conn *c)
 static __noinline __u32 move_status(struct conn *home, __u32 event)
 {
 	__u32 *word = status_word(home), was = READ_ONCE(*word), next = was;
+	int moved = 0;
 
-	for (int i = 0; i < STATUS_TRIES; i++) {
+	for (int i = 0; i < STATUS_TRIES && !moved; i++) {
 		__u32 found;
 
 		next = next_status(was, event);
 		if (next == was)
 			return next;
 		found = __sync_val_compare_and_swap(word, was, next);
-		if (found == was)
-			break;
-		was = found;
+		moved = found == was;
+		if (!moved)
+			was = found;
 	}
+	if (!moved)
+		return was;
 	if (is_over(next & 0xff) && !is_over(was & 0xff))
 		count_closed(home);
 	if (!is_over(next & 0xff) && is_over(was & 0xff))
@@ -503,6 +506,7 @@ static __always_inline int is_stale(struct work *w)
 	const struct facts *f = &w->facts;
 	const struct conn *c = &w->own.c.conn;
 	const struct backend *b;
+	int again;
 
 	if (!s)
 		return 1;
@@ -516,15 +520,17 @@ static __always_inline int is_stale(struct work *w)
 		return 0;
 	/* The client takes its port for a new connection. What a backend that answers directly has
 	 * still to say is not seen: the client's own FIN has to do. */
-	if ((is_over(c->state) || (c->state == CONN_HALF_CLOSED && is_direct(c))) &&
+	again = is_sent_again(f, &w->own);
+	if (!again && (is_over(c->state) || (c->state == CONN_HALF_CLOSED && is_direct(c))) &&
 	    (f->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 		return 1;
 	b = array_at(backends, c->backend);
 	if (!b || b->generation != c->generation)
 		return 1;
 	/* Nobody has answered, and nobody will. */
-	return !READ_ONCE(b->usable) && (b->rehash >> protocol_class(f->flow.protocol) & 1 ||
-					 (c->state == CONN_OPENING && !(c->flags & CONN_REPLIED)));
+	return !READ_ONCE(b->usable) &&
+	       (again || b->rehash >> protocol_class(f->flow.protocol) & 1 ||
+		(c->state == CONN_OPENING && !(c->flags & CONN_REPLIED)));
 }
 
 /*

@@ -34,6 +34,7 @@ mod police;
 mod program;
 mod properties;
 mod relay;
+mod retries;
 mod selection;
 mod sources;
 mod states;
