@@ -105,19 +105,24 @@ impl InForce {
 
     /// Leads back to the oldest of the plans that were in force, by the way that was come: what goes in
     /// between has to free the ids that it took. Should one of them not be written, which is logged, the
-    /// oldest counts as in force all the same: the next change goes on from there.
-    pub fn go_back(&mut self, maps: &mut impl Maps, settings: &Settings, former: Former) {
+    /// oldest counts as in force all the same: the next change goes on from there. Gives back whether the maps
+    /// hold it.
+    #[must_use]
+    pub fn go_back(&mut self, maps: &mut impl Maps, settings: &Settings, former: Former) -> bool {
         // Some of the plan that failed may have been written over the one in force.
         let way = former.into_iter().chain([Arc::clone(&self.plan)]).rev();
+        let mut held = true;
         for plan in way {
             let next_generation = self.plan.next_generation;
-            let scope = Scope::Everything;
-            if let Err(error) = self.write(maps, settings, scope, Arc::clone(&plan)) {
+            let written = self.write(maps, settings, Scope::Everything, Arc::clone(&plan));
+            held = written.is_ok();
+            if let Err(error) = written {
                 error!("going back to the previous configuration: {error}");
                 self.plan = plan;
             }
             self.keep_generations(next_generation);
         }
+        held
     }
 
     fn write(
@@ -336,7 +341,7 @@ mod tests {
         let (_, passed) = put.expect_err("the second half is refused");
         let tried = in_force.plan().next_generation;
         assert!(in_force.bindings().is_bound(&client(82), 0));
-        in_force.go_back(&mut maps, &settings, passed);
+        assert!(in_force.go_back(&mut maps, &settings, passed));
         // By way of the half that frees what the other took.
         let both = named(&[(0, "a"), (1, "b")]);
         let other = named(&[(0, "c"), (1, "d")]);
@@ -366,7 +371,7 @@ mod tests {
         // While some of it may be in the maps, both count.
         assert!(in_force.bindings().is_bound(&client(81), 1));
         assert!(in_force.bindings().is_bound(&client(85), 1));
-        in_force.go_back(&mut maps, &settings, passed);
+        assert!(in_force.go_back(&mut maps, &settings, passed));
         assert_eq!(maps.plans.len(), 2);
         assert_eq!(maps.plans[1], named(&[(0, "a"), (1, "b")]));
         assert!(in_force.bindings().is_bound(&client(81), 1));
@@ -381,7 +386,7 @@ mod tests {
         let settings = settings(&config);
         let put = in_force.put(&mut maps, &settings, |before| planned(before, &next));
         let (_, passed) = put.expect_err("the second half is refused");
-        in_force.go_back(&mut maps, &settings, passed);
+        assert!(!in_force.go_back(&mut maps, &settings, passed));
         let services = in_force.plan().services.values();
         let names: Vec<&str> = services.map(|service| service.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);

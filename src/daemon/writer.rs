@@ -163,7 +163,7 @@ struct Writer<'a> {
     faults: Faults,
     mtus: Mtus,
     exhausted: Watch,
-    /// The maps could not follow the network; it is tried again.
+    /// The maps could not follow the network, or go back to the plan before; it is tried again.
     is_behind: bool,
     /// Changes of `network` that came while something else was done, and are not followed yet.
     missed: Changes,
@@ -420,7 +420,8 @@ impl<'a> Writer<'a> {
             self.config = former;
             self.blocklists = former_lists;
             let settings = settings(&self.config);
-            self.in_force.go_back(&mut self.datapath, &settings, passed);
+            let went = self.in_force.go_back(&mut self.datapath, &settings, passed);
+            self.is_behind |= !went;
             self.purge();
             self.interfaces
                 .keep_only(&former_names, &mut self.datapath, Instant::now());

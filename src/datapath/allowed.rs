@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libbpf_rs::MapHandle;
 
-use super::abi::{self, bytes_of, words_of};
+use super::abi::{self, bytes_of, from_bytes, words_of};
 use super::firewall::mapped_length;
+use super::trie::Changes;
 use super::{batch, Error};
 use crate::config::{Family, Prefix};
 use crate::state::Desired;
@@ -70,11 +71,16 @@ impl Allowed {
         batch::for_each(&self.sources, |key, _| {
             live.extend(Key::try_from(key));
         })?;
-        let new: Vec<Key> = wanted.difference(&live).copied().collect();
+        let mut new = Changes::default();
+        for key in wanted
+            .difference(&live)
+            .filter_map(|key| from_bytes::<abi::allowed_key>(key))
+        {
+            new.put(key, None, 1_u32);
+        }
         self.obsolete = live.difference(&wanted).flatten().copied().collect();
         self.changed |= !new.is_empty() || !self.obsolete.is_empty();
-        let one = 1_u32.to_ne_bytes();
-        batch::update(&self.sources, &new.concat(), &one.repeat(new.len()))
+        new.make(&self.sources, live.len())
     }
 
     /// Takes out the prefixes that are gone, after the services were written.

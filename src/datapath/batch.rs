@@ -29,10 +29,7 @@ pub(super) fn for_each(
     // trie's key.
     let mut place = vec![0_u8; key_size.max(4)];
     let mut started = false;
-    let options = libbpf_sys::bpf_map_batch_opts {
-        sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
-        ..Default::default()
-    };
+    let options = options();
     loop {
         let mut count = batch;
         let from = if started {
@@ -83,14 +80,34 @@ pub(super) fn for_each(
 /// Writes elements, whose keys and values lie one after the other.
 ///
 /// # Errors
-/// When the kernel refuses one; those before it are written.
-pub(super) fn update(map: &impl MapCore, keys: &[u8], values: &[u8]) -> Result<(), Error> {
-    let keys = keys.chunks(BATCH as usize * map.key_size() as usize);
+/// When the kernel refuses one: how many are written, which are those before it, and why.
+pub(super) fn update(map: &impl MapCore, keys: &[u8], values: &[u8]) -> Result<(), (usize, Error)> {
+    let key_size = map.key_size() as usize;
+    let options = options();
+    let mut written = 0;
+    let keys = keys.chunks(BATCH as usize * key_size);
     let values = values.chunks(BATCH as usize * map.value_size() as usize);
     for (keys, values) in keys.zip(values) {
-        let count = keys.len() as u32 / map.key_size().max(1);
-        map.update_batch(keys, values, count, MapFlags::ANY, MapFlags::ANY)
-            .map_err(|error| Error::map(map, "write", io::Error::other(error)))?;
+        let whole = (keys.len() / key_size) as u32;
+        let mut count = whole;
+        // SAFETY: the buffers hold `count` keys and values and outlive the call, which writes how many it
+        // has taken to `count`.
+        let error = unsafe {
+            libbpf_sys::bpf_map_update_batch(
+                map.as_fd().as_raw_fd(),
+                keys.as_ptr().cast(),
+                values.as_ptr().cast(),
+                &mut count,
+                &options,
+            )
+        };
+        if error != 0 {
+            // As it was given: the kernel has not begun.
+            let taken = if count < whole { count as usize } else { 0 };
+            let source = io::Error::from_raw_os_error(-error);
+            return Err((written + taken, Error::map(map, "write", source)));
+        }
+        written += whole as usize;
     }
     Ok(())
 }
@@ -120,4 +137,11 @@ pub(super) fn delete(map: &impl MapCore, keys: &[u8]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn options() -> libbpf_sys::bpf_map_batch_opts {
+    libbpf_sys::bpf_map_batch_opts {
+        sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
+        ..Default::default()
+    }
 }

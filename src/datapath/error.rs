@@ -85,6 +85,16 @@ pub enum Error {
         /// The remedy.
         remedy: &'static str,
     },
+    /// A trie holds the new elements of a change beside those that are to go.
+    #[error("{needed} prefixes of the map {map}, those in force and those to come, do not fit beside each other: there is room for {room}; first reload a file without those that are to go")]
+    Beside {
+        /// Its name.
+        map: String,
+        /// How many there would be for a moment.
+        needed: usize,
+        /// How many there may be.
+        room: usize,
+    },
     /// All Maglev regions are taken.
     #[error("no room for the Maglev table of service {service}: raise limits.services or limits.backends and restart")]
     Regions {

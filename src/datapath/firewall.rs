@@ -12,6 +12,7 @@ use libbpf_rs::MapHandle;
 use super::abi::{self, bytes_of, from_bytes, name_to, words_of};
 use super::array::Array;
 use super::grace::Grace;
+use super::trie::Changes;
 use super::{batch, percpu, Error};
 use crate::config::{self, Family, Prefix, RuleAction, RuleProtocol};
 use crate::state::firewall::{self as state, Level, Node, Rule, Step};
@@ -93,34 +94,34 @@ impl FirewallMaps {
         };
         self.describe(firewall)?;
 
+        let held = live.len();
         let mut new = Vec::new();
         for (prefix, node) in &firewall.prefixes {
             let key = prefix_key(prefix);
             let value = prefix_value(*node, half);
             let known = live.remove(bytes_of(&key));
             if known.is_none_or(|known| bytes_of(&known) != bytes_of(&value)) {
-                new.push((key, value));
+                new.push((key, known, value));
             }
         }
-        let mut obsolete: Vec<Key> = live.into_keys().collect();
+        let mut obsolete: Vec<(abi::fw_prefix_key, abi::fw_prefix)> = live
+            .iter()
+            .filter_map(|(key, value)| Some((from_bytes(key)?, *value)))
+            .collect();
         // A node decides for sources that have no longer one of the same rules. So the longest come first,
         // before a shorter one is changed, and the longest go last, when no shorter one is left that was
         // never meant for their sources.
-        new.sort_by_key(|(key, _)| Reverse(key.prefixlen));
-        obsolete.sort_by_key(|key| from_bytes(key).map(|key: abi::fw_prefix_key| key.prefixlen));
-        self.changed |= !new.is_empty() || !obsolete.is_empty();
-        let keys: Vec<u8> = new
-            .iter()
-            .flat_map(|(key, _)| bytes_of(key))
-            .copied()
-            .collect();
-        let values: Vec<u8> = new
-            .iter()
-            .flat_map(|(_, value)| bytes_of(value))
-            .copied()
-            .collect();
-        let written = batch::update(&self.prefixes, &keys, &values)
-            .and_then(|()| batch::delete(&self.prefixes, &obsolete.concat()));
+        new.sort_by_key(|(key, ..)| Reverse(key.prefixlen));
+        obsolete.sort_by_key(|(key, _)| key.prefixlen);
+        let mut changes = Changes::default();
+        for (key, known, value) in new {
+            changes.put(key, known, value);
+        }
+        for (key, value) in obsolete {
+            changes.remove(key, value);
+        }
+        let written = changes.make(&self.prefixes, held);
+        self.changed |= !changes.is_empty();
         self.released = true;
         written?;
         self.applied = Some(Some(Arc::clone(firewall)));

@@ -26,6 +26,7 @@ pub mod reasons;
 pub mod sweep;
 mod syscall;
 mod totals;
+mod trie;
 pub mod view;
 mod vips;
 

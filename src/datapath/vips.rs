@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use libbpf_rs::MapCore;
 
 use super::abi::{self, address_of, bytes_of, from_bytes, words_of};
+use super::trie::Changes;
 use super::{batch, Error};
 use crate::config::Protocol;
 use crate::state::changes::changes;
@@ -19,6 +20,7 @@ use crate::state::{Desired, Echo, Vip};
 const BITS_BEFORE_PORT: u32 = 128 + 8 + 8;
 
 type Key = [u8; size_of::<abi::vip_key>()];
+type Difference = Changes<abi::vip_key, abi::vip>;
 
 /// # Errors
 /// When `desired` has more bindings than the trie has room for.
@@ -34,72 +36,73 @@ pub(super) fn check_room(map: &impl MapCore, desired: &Desired) -> Result<(), Er
 /// two is looked at; else all that it holds is read.
 ///
 /// # Errors
-/// When the kernel refuses a write; those before it are done.
+/// When there is no room for the new beside the old, or the kernel refuses a write; the trie is as it was.
 pub(super) fn write(
     map: &impl MapCore,
     desired: &Desired,
     former: Option<&Desired>,
 ) -> Result<(), Error> {
+    let (changes, held) = match former {
+        Some(former) => (of_plans(former, desired), former.vips.len()),
+        None => of_trie(map, desired)?,
+    };
+    changes.make(map, held)
+}
+
+fn of_plans(former: &Desired, desired: &Desired) -> Difference {
     let mut difference = Difference::default();
-    match former {
-        Some(former) => difference.of_plans(former, desired),
-        None => difference.of_trie(map, desired)?,
+    for change in changes(&former.vips, &desired.vips, Option::eq) {
+        let value = |plan, service: &Option<u32>| vip_value(plan, change.key, *service);
+        let before = change.before.map(|service| value(former, service));
+        let after = change.after.map(|service| value(desired, service));
+        let key = vip_key(change.key);
+        match (before, after) {
+            (_, Some(after)) => difference.put(key, before, after),
+            (Some(before), None) => difference.remove(key, before),
+            (None, None) => {}
+        }
     }
-    batch::update(map, &difference.keys, &difference.values)?;
-    batch::delete(map, &difference.obsolete)
+    for change in changes(&former.echoes, &desired.echoes, Echo::eq) {
+        let alone = Vip {
+            address: *change.key,
+            ports: None,
+        };
+        // Those that come or go, or change hands, are among the VIPs above.
+        let services = (former.vips.get(&alone), desired.vips.get(&alone));
+        if let (Some(before), Some(after)) = services {
+            difference.put(
+                vip_key(&alone),
+                Some(vip_value(former, &alone, *before)),
+                vip_value(desired, &alone, *after),
+            );
+        }
+    }
+    difference
 }
 
-/// Keys and values as the kernel takes them, one after the other.
-#[derive(Default)]
-struct Difference {
-    /// New or changed, with their values.
-    keys: Vec<u8>,
-    values: Vec<u8>,
-    /// Gone.
-    obsolete: Vec<u8>,
-}
-
-impl Difference {
-    fn of_plans(&mut self, former: &Desired, desired: &Desired) {
-        for change in changes(&former.vips, &desired.vips, Option::eq) {
-            match change.after {
-                Some(service) => self.put(change.key, vip_value(desired, change.key, *service)),
-                None => self.obsolete.extend(bytes_of(&vip_key(change.key))),
-            }
+/// With how many elements the trie holds.
+fn of_trie(map: &impl MapCore, desired: &Desired) -> Result<(Difference, usize), Error> {
+    let mut live: HashMap<Key, abi::vip> = HashMap::new();
+    batch::for_each(map, |key, value| {
+        if let (Ok(key), Some(value)) = (key.try_into(), from_bytes(value)) {
+            live.insert(key, value);
         }
-        for change in changes(&former.echoes, &desired.echoes, Echo::eq) {
-            let alone = Vip {
-                address: *change.key,
-                ports: None,
-            };
-            if let Some(service) = desired.vips.get(&alone) {
-                self.put(&alone, vip_value(desired, &alone, *service));
-            }
+    })?;
+    let held = live.len();
+    let mut difference = Difference::default();
+    for (vip, service) in desired.vips.iter() {
+        let (key, value) = (vip_key(vip), vip_value(desired, vip, *service));
+        let known = live.remove(bytes_of(&key));
+        if known.is_none_or(|known| bytes_of(&known) != bytes_of(&value)) {
+            difference.put(key, known, value);
         }
     }
-
-    fn of_trie(&mut self, map: &impl MapCore, desired: &Desired) -> Result<(), Error> {
-        let mut live: HashMap<Key, abi::vip> = HashMap::new();
-        batch::for_each(map, |key, value| {
-            if let (Ok(key), Some(value)) = (key.try_into(), from_bytes(value)) {
-                live.insert(key, value);
-            }
-        })?;
-        for (vip, service) in desired.vips.iter() {
-            let value = vip_value(desired, vip, *service);
-            let known = live.remove(bytes_of(&vip_key(vip)));
-            if known.is_none_or(|known| bytes_of(&known) != bytes_of(&value)) {
-                self.put(vip, value);
-            }
+    for (key, value) in live {
+        if let Some(key) = from_bytes(&key) {
+            difference.remove(key, value);
         }
-        self.obsolete.extend(live.into_keys().flatten());
-        Ok(())
     }
-
-    fn put(&mut self, vip: &Vip, value: abi::vip) {
-        self.keys.extend(bytes_of(&vip_key(vip)));
-        self.values.extend(bytes_of(&value));
-    }
+    Ok((difference, held))
 }
 
 fn vip_value(desired: &Desired, vip: &Vip, service: Option<u32>) -> abi::vip {

@@ -33,6 +33,7 @@ mod not_ours;
 mod police;
 mod program;
 mod properties;
+mod refused;
 mod relay;
 mod retries;
 mod selection;
