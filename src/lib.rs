@@ -50,6 +50,7 @@
 //! - [`cli`] describes the command line and does nothing.
 //! - [`decap`] runs on backends, with an XDP program of its own, and shares only the tools.
 
+mod attempts;
 pub mod capabilities;
 pub mod cli;
 pub mod commands;

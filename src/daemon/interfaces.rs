@@ -8,16 +8,13 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::slots::{Held, Refused, SlotUse, Slots};
+use super::slots::{Held, SlotUse, Slots};
 use super::Error;
+use crate::attempts::Refused;
 use crate::config::{Config, Forward, XdpMode, INTERFACE_LIMIT};
 use crate::datapath::{Datapath, Interface};
 use crate::neighbours::{usable_link, Link, Network, Resolution, Target};
 use crate::state::Hop;
-
-/// How long after a failed attempt to attach the next one is made: from the first on, twice as long each
-/// time, up to the second.
-const RETRIES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// How long a slot stays filled once XDP is off its interface, so that a packet that came by it before
 /// is not lost for want of it. Far longer than a packet takes.
@@ -240,10 +237,8 @@ impl Interfaces {
 
     /// When [`Self::follow`] has something to do even if the network does not change.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let retries = self
-            .slots
-            .taken()
-            .filter_map(|(_, held)| Some(held.refused?.again));
+        let refused = self.slots.taken().filter_map(|(_, held)| held.refused);
+        let retries = refused.map(Refused::again);
         let empties = self.leaving.iter().map(|&(_, due)| due);
         retries.chain(empties).min()
     }
@@ -265,10 +260,10 @@ fn attach_again(
     datapath: &mut Datapath,
     now: Instant,
 ) {
-    let refused = held
+    if held
         .refused
-        .filter(|refused| refused.ifindex == found.ifindex);
-    if refused.is_some_and(|refused| now < refused.again) {
+        .is_some_and(|refused| refused.waits(found.ifindex, now))
+    {
         return;
     }
     let attached = datapath
@@ -281,16 +276,11 @@ fn attach_again(
             held.refused = None;
         }
         Err(error) => {
-            let (first, longest) = RETRIES;
-            let wait = refused.map_or(first, |refused| (refused.wait * 2).min(longest));
-            warn!("{error}; xdplb tries again in {} s", wait.as_secs());
+            let refused = Refused::new(held.refused, found.ifindex, now);
+            warn!("{error}; {refused}");
             datapath.clear_interface(slot);
             held.interface.ifindex = 0;
-            held.refused = Some(Refused {
-                ifindex: found.ifindex,
-                again: now + wait,
-                wait,
-            });
+            held.refused = Some(refused);
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::attempts::Refused;
 use crate::config::INTERFACE_LIMIT;
 use crate::datapath::Interface;
 
@@ -63,17 +64,6 @@ pub struct Held {
     pub interface: Interface,
     /// The last time that XDP could not be attached.
     pub refused: Option<Refused>,
-}
-
-/// An attempt to attach that failed.
-#[derive(Debug, Clone, Copy)]
-pub struct Refused {
-    /// The kernel's index of the interface.
-    pub ifindex: u32,
-    /// When to try again.
-    pub again: Instant,
-    /// How long that was after the attempt.
-    pub wait: Duration,
 }
 
 /// By position.

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use log::{debug, error, info, warn, LevelFilter};
 
+use crate::attempts::Refused;
 use crate::capabilities;
 use crate::cli::{DecapOptions, ModeName};
 use crate::config::{Log, LogFormat, XdpMode};
@@ -80,10 +81,18 @@ pub fn run(options: &DecapOptions) -> Result<(), Error> {
 struct Decap {
     mode: XdpMode,
     program: Program,
-    /// The kernel's index of each interface by name; 0 while it is not attached.
-    interfaces: BTreeMap<String, u32>,
+    interfaces: BTreeMap<String, Place>,
     neighbours: Neighbours,
     signals: Signals,
+}
+
+/// An interface of the command line.
+#[derive(Default)]
+struct Place {
+    /// The kernel's index; 0 while it is not attached.
+    ifindex: u32,
+    /// The last time that XDP could not be attached.
+    refused: Option<Refused>,
 }
 
 impl Decap {
@@ -137,7 +146,13 @@ impl Decap {
             program,
             interfaces: found
                 .into_iter()
-                .map(|link| (link.name, link.index))
+                .map(|link| {
+                    let place = Place {
+                        ifindex: link.index,
+                        refused: None,
+                    };
+                    (link.name, place)
+                })
                 .collect(),
             neighbours,
             signals,
@@ -146,7 +161,10 @@ impl Decap {
 
     fn serve(&mut self) -> Result<(), Error> {
         loop {
-            self.wait(self.neighbours.next_deadline(Instant::now()))?;
+            let refused = self.interfaces.values().filter_map(|place| place.refused);
+            let again = refused.map(Refused::again);
+            let next = self.neighbours.next_deadline(Instant::now());
+            self.wait(again.fold(next, Instant::min))?;
             if self.signals.take()?.stop {
                 self.sum_up();
                 return Ok(());
@@ -155,7 +173,7 @@ impl Decap {
                 // The module asks anew.
                 warn!("{error}");
             }
-            self.follow();
+            self.follow(Instant::now());
         }
     }
 
@@ -167,8 +185,9 @@ impl Decap {
         })
     }
 
-    /// The host's addresses, and interfaces that went and came back under their name.
-    fn follow(&mut self) {
+    /// The host's addresses, and interfaces that went and came back under their name. Tries again what was
+    /// refused, when it is time.
+    fn follow(&mut self, now: Instant) {
         let local: BTreeSet<IpAddr> = self.neighbours.local_addresses().collect();
         if local != *self.program.local() {
             if let Err(error) = self.program.set_local(local) {
@@ -178,25 +197,37 @@ impl Decap {
             }
         }
         let network = self.neighbours.network();
-        for (name, ifindex) in &mut self.interfaces {
+        for (name, place) in &mut self.interfaces {
             let Some(link) = network.link_by_name(name) else {
-                if *ifindex != 0 {
+                if place.ifindex != 0 {
                     warn!("{name}: the interface has gone; xdplb attaches again when it is back");
                     self.program.detach(name);
-                    *ifindex = 0;
                 }
+                *place = Place::default();
                 continue;
             };
-            if link.index == *ifindex {
+            let waits = |refused: Refused| refused.waits(link.index, now);
+            if link.index == place.ifindex || place.refused.is_some_and(waits) {
                 continue;
             }
             self.program.detach(name);
-            // Tried once for each interface that comes under the name, not at each tick.
-            *ifindex = link.index;
-            match self.program.attach(link, self.mode) {
-                Ok(mode) => info!("{name}: attached again ({mode})"),
-                Err(error) => error!("{error}"),
-            }
+            *place = match self.program.attach(link, self.mode) {
+                Ok(mode) => {
+                    info!("{name}: attached again ({mode})");
+                    Place {
+                        ifindex: link.index,
+                        refused: None,
+                    }
+                }
+                Err(error) => {
+                    let refused = Refused::new(place.refused, link.index, now);
+                    warn!("{error}; {refused}");
+                    Place {
+                        ifindex: 0,
+                        refused: Some(refused),
+                    }
+                }
+            };
         }
     }
 

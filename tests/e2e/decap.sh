@@ -160,6 +160,21 @@ ip_ns b1 link add spare type veth peer name spare1
 check_soon "and attached to when it is back" 5 has_program spare
 check_equal "the other one goes on" "$(ask "$WEB4")" b1
 ip_ns b1 link del spare
+# It comes back with somebody else's program on it.
+ip_ns b1 link add spare0 type veth peer name spare1
+receives_xdp_tx b1 spare0
+ip_ns b1 link set spare0 down
+ip_ns b1 link set spare0 name spare
+check_soon "one that comes back occupied: the log says what is in the way, and when it is tried again" 5 \
+	grep -qE 'spare: .*another XDP program.*tries again in 1 s' "$DECAP_LOG"
+check_soon "and again, later each time" 5 grep -qE 'spare: .*tries again in 2 s' "$DECAP_LOG"
+ip_ns b1 link set dev spare xdpdrv off
+attached_twice() {
+	[ "$(grep -c 'spare: attached again' "$DECAP_LOG")" = 2 ]
+}
+check_soon "once it is free it is attached" 15 attached_twice
+check_equal "and the other one goes on" "$(ask "$WEB4")" b1
+ip_ns b1 link del spare
 
 # kill -9 takes XDP with it and leaves the pins; the next start removes them.
 stop_decap KILL
