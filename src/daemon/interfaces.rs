@@ -4,7 +4,7 @@
 //! `slots` decides which interface gets which slot.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{info, warn};
 
@@ -16,15 +16,9 @@ use crate::datapath::{Datapath, Interface};
 use crate::neighbours::{usable_link, Link, Network, Resolution, Target};
 use crate::state::Hop;
 
-/// How long a slot stays filled once XDP is off its interface, so that a packet that came by it before
-/// is not lost for want of it. Far longer than a packet takes.
-const LAST_PACKETS: Duration = Duration::from_millis(100);
-
 /// See the file's head.
 pub struct Interfaces {
     slots: Slots,
-    /// Slots of interfaces that have left, to be emptied then.
-    leaving: Vec<(u16, Instant)>,
 }
 
 impl Interfaces {
@@ -35,7 +29,6 @@ impl Interfaces {
     pub fn find(config: &Config, network: &Network, in_use: SlotUse) -> Result<Self, Error> {
         let mut interfaces = Interfaces {
             slots: Slots::new(in_use),
-            leaving: Vec::new(),
         };
         for name in &config.datapath.interfaces {
             interfaces.take(interface(name, config, network)?)?;
@@ -103,7 +96,7 @@ impl Interfaces {
         Ok(())
     }
 
-    /// Detaches from all others; [`Self::empty`] empties their slots a moment later.
+    /// Detaches from all others.
     pub fn keep_only(&mut self, names: &[String], datapath: &mut Datapath, now: Instant) {
         let others: Vec<u16> = self
             .slots
@@ -114,32 +107,19 @@ impl Interfaces {
                 slot
             })
             .collect();
-        for &slot in others.iter().rev() {
-            datapath.detach(slot);
+        datapath.detach(&others);
+        for slot in others {
             self.slots.leave(slot, now);
-            self.leaving.push((slot, now + LAST_PACKETS));
         }
     }
 
-    /// Empties slots whose interfaces have left a moment ago.
-    fn empty(&mut self, datapath: &mut Datapath, now: Instant) {
-        self.leaving.retain(|&(slot, due)| {
-            if due <= now {
-                datapath.clear_interface(slot);
-            }
-            due > now
-        });
-    }
-
     fn take(&mut self, interface: Interface) -> Result<u16, Error> {
-        let slot = self.slots.take(interface).map_err(|held| {
+        self.slots.take(interface).map_err(|held| {
             Error::Interface(format!(
                 "at most {INTERFACE_LIMIT} interfaces, and {held} places are kept for connections over interfaces \
                  removed before: wait until those are over (see: xdplb conns), or restart xdplb"
             ))
-        })?;
-        self.leaving.retain(|&(leaving, _)| leaving != slot);
-        Ok(slot)
+        })
     }
 
     /// Their names, in slot order.
@@ -199,7 +179,7 @@ impl Interfaces {
     }
 
     /// Follows links: new MAC addresses, MTUs and own addresses, and interfaces that went and came back
-    /// under their name. Tries again what was refused, and empties slots, when it is time.
+    /// under their name. Tries again what was refused, when it is time.
     pub fn follow(
         &mut self,
         config: &Config,
@@ -207,7 +187,6 @@ impl Interfaces {
         datapath: &mut Datapath,
         now: Instant,
     ) {
-        self.empty(datapath, now);
         for (slot, held) in self.slots.taken_mut() {
             let name = &held.interface.name;
             let Some(link) = network.link_by_name(name) else {
@@ -238,9 +217,7 @@ impl Interfaces {
     /// When [`Self::follow`] has something to do even if the network does not change.
     pub fn next_deadline(&self) -> Option<Instant> {
         let refused = self.slots.taken().filter_map(|(_, held)| held.refused);
-        let retries = refused.map(Refused::again);
-        let empties = self.leaving.iter().map(|&(_, due)| due);
-        retries.chain(empties).min()
+        refused.map(Refused::again).min()
     }
 
     /// Those that have a slot, with it.

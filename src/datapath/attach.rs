@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use libbpf_rs::{MapCore, MapFlags};
-use log::debug;
+use log::{debug, warn};
 
 use super::abi;
 use super::link::{self, Mode};
@@ -129,11 +129,22 @@ impl Datapath {
         }
     }
 
-    /// Detaches from the interface in slot `slot`. The slot stays set: packets that came before, and those
-    /// of others, still leave by it.
-    pub fn detach(&mut self, slot: u16) {
-        if let Some(known) = self.interfaces.get_mut(&slot) {
-            known.link = None;
+    /// Detaches from the interfaces in these slots, and empties the slots once every packet is through that
+    /// came by them before: it looks there for its way.
+    pub fn detach(&mut self, slots: &[u16]) {
+        for slot in slots {
+            if let Some(known) = self.interfaces.get_mut(slot) {
+                known.link = None;
+            }
+        }
+        if slots.is_empty() {
+            return;
+        }
+        if let Err(error) = self.tables.grace.wait() {
+            warn!("{error}: packets that are just on their way by an interface that leaves may be lost");
+        }
+        for &slot in slots {
+            self.clear_interface(slot);
         }
     }
 

@@ -27,6 +27,7 @@ mod fragments;
 mod harness;
 mod host_traffic;
 mod icmp;
+mod leaving;
 mod malformed;
 mod memory;
 mod not_ours;
