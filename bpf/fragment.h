@@ -27,12 +27,13 @@ static __always_inline void fragment_key(const struct facts *f, struct fragment_
 }
 
 /* The first fragment's entry, unless it is too old. */
-static __always_inline struct fragment *find_fragment(const struct fragment_key *key, __u32 time)
+static __always_inline struct fragment *find_fragment(const struct fragment_key *key, __u64 time)
 {
 	const struct settings *s = array_at(settings, 0);
 	struct fragment *found = bpf_map_lookup_elem(&fragments, key);
 
-	if (!found || !s || idle_since(time, found->since, FRAGMENT_SECONDS * s->hz))
+	/* Signed, since another CPU may have written a later time. */
+	if (!found || !s || (__s64)(time - found->since) > FRAGMENT_SECONDS * (__s64)s->hz)
 		return NULL;
 	return found;
 }
@@ -49,11 +50,11 @@ static __noinline int remember_fragment(const struct facts *f)
 
 	value.sport = f->flow.sport;
 	value.dport = f->flow.dport;
-	value.since = f->now;
+	value.since = bpf_jiffies64();
 	value.protocol = f->flow.protocol;
 	value.headers_end = f->headers_end;
 	fragment_key(f, &key);
-	known = find_fragment(&key, f->now);
+	known = find_fragment(&key, value.since);
 	if (known && (known->sport != value.sport || known->dport != value.dport ||
 		      known->protocol != value.protocol))
 		return REASON_BAD_FRAGMENT;
@@ -73,7 +74,7 @@ static __noinline int follow_fragment(struct facts *f)
 	__u32 protocol = f->flow.protocol;
 
 	fragment_key(f, &key);
-	first = find_fragment(&key, f->now);
+	first = find_fragment(&key, bpf_jiffies64());
 	if (!first)
 		return may_be_balanced(protocol) || (f->family == 6 && is_extension(protocol))
 			       ? REASON_UNKNOWN_FRAGMENT

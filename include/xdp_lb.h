@@ -163,7 +163,7 @@ enum rule_protocol {
 enum flow_kind {
 	FLOW_SYN,   /* TCP that begins with a SYN */
 	FLOW_TCP,   /* TCP that begins otherwise: among others, segments that follow such a SYN */
-	FLOW_OTHER, /* UDP */
+	FLOW_OTHER, /* no TCP */
 	FLOW_FRAGMENT, /* either, in fragments */
 	NR_FLOW_KINDS,
 };
@@ -391,9 +391,10 @@ struct fragment_key {
 } __attribute__((aligned(8)));
 
 struct fragment {
+	__u64 since; /* jiffies, all of them: when the first fragment came. Nothing but others'
+			fragments takes out what is old */
 	__be16 sport;
 	__be16 dport;
-	__u32 since;   /* jiffies: when the first fragment came */
 	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */
 	__u8 pad;
 	__u16 headers_end; /* where its TCP or UDP header ends: later fragments begin behind it */
@@ -471,7 +472,8 @@ struct traffic {
 };
 
 /* Totals that the user side keeps. `past`, by service id: of backends that are gone. `expired`, by
- * backend id: connections whose end the sweep has brought about or found; it wraps like `closed`. */
+ * backend id: connections whose end the sweep has brought about or found; it wraps like `closed`.
+ */
 struct expiries {
 	__u64 connections;
 };

@@ -9,9 +9,10 @@ pub use super::skeleton::types::{
     allowed_key, backend, backend_health, backend_state, claim4, claim6, claim_removal,
     claim_state, clock_reading, conn, conn4, conn6, conn_flag, conn_state, counter, dos_policy,
     dos_set, dos_source, echo, entry4, entry6, entry_removal, epoch, exchange, expiries, filter,
-    flow4, flow6, forward_mode, fw_level, fw_prefix, fw_prefix_key, fw_rule, fw_step, hash_by,
-    hits, hop, interface, nat_address, policy_hits, protocol_class, reason, refusal, rule_action,
-    rule_kind, rule_protocol, service, settings, slots, traffic, vip, vip_key, xdplb_limit,
+    flow4, flow6, forward_mode, fragment, fw_level, fw_prefix, fw_prefix_key, fw_rule, fw_step,
+    hash_by, hits, hop, interface, nat_address, policy_hits, protocol_class, reason, refusal,
+    rule_action, rule_kind, rule_protocol, service, settings, slots, traffic, vip, vip_key,
+    xdplb_limit,
 };
 
 /// Marks types without padding, references or invalid bit patterns.
@@ -61,6 +62,7 @@ plain! {
     dos_source,
     dos_set,
     expiries,
+    fragment,
     clock_reading,
 }
 

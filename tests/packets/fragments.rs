@@ -164,25 +164,15 @@ fn before_the_first() {
 #[test]
 fn long_after_the_first() {
     let lab = Lab::new(&every());
-    let settings = lab
-        .map("settings")
-        .lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)
-        .expect("settings")
-        .expect("its element");
-    let hz = from_bytes::<abi::settings>(&settings)
-        .expect("struct settings")
-        .hz;
+    let hz = u64::from(lab.live().hz);
     let map = lab.map("fragments");
-    let age = |seconds: u32| {
+    let age = |jiffies: u64| {
         for key in map.keys() {
-            let mut value = map
-                .lookup(&key, MapFlags::ANY)
-                .expect("fragments")
-                .expect("a value");
-            // struct fragment: the two ports, then the time.
-            let since = u32::from_ne_bytes(value[4..8].try_into().expect("four bytes"));
-            value[4..8].copy_from_slice(&since.wrapping_sub(seconds * hz).to_ne_bytes());
-            map.update(&key, &value, MapFlags::ANY)
+            let value = map.lookup(&key, MapFlags::ANY).expect("fragments");
+            let value = value.expect("a value");
+            let mut first: abi::fragment = from_bytes(&value).expect("struct fragment");
+            first.since = first.since.wrapping_sub(jiffies);
+            map.update(&key, abi::bytes_of(&first), MapFlags::ANY)
                 .expect("an older time");
         }
     };
@@ -190,9 +180,12 @@ fn long_after_the_first() {
         let path = cell.establish(&lab, Protocol::Udp, 1000);
         let send = |n| lab.send(CLIENTS, &nth(&path, ACK, 1, n)).verdict;
         assert_eq!(send(0), Verdict::Redirect);
-        age(25);
+        age(25 * hz);
         assert_eq!(send(1), Verdict::Redirect, "{cell:?}");
-        age(6);
+        age(6 * hz);
+        assert_eq!(send(1), UNKNOWN, "{cell:?}");
+        // As many jiffies as 32 bits count, 50 days at a thousand a second: it is no younger for that.
+        age((1 << 32) - 31 * hz);
         assert_eq!(send(1), UNKNOWN, "{cell:?}");
         // Its id can be another packet's now, with other ports.
         let other = cell.establish(&lab, Protocol::Udp, 1001);
