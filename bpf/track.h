@@ -17,6 +17,7 @@
 #include "replies.h"
 #include "select.h"
 #include "tcp.h"
+#include "transport.h"
 #include "unrecorded.h"
 #include "work.h"
 
@@ -233,7 +234,7 @@ __noinline int open_connection(int stale)
 	c->conn.hop.slot = *slot;
 	c->conn.forward = b->forward;
 	c->conn.admission = w->admission;
-	c->conn.state = f->flow.protocol == IPPROTO_TCP ? CONN_OPENING : CONN_UDP;
+	c->conn.state = first_state(f->flow.protocol);
 	if (f->tcp_flags & TCP_FIN) {
 		if (is_direct(&c->conn))
 			c->conn.flags = CONN_FIN_CLIENT;

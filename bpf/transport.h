@@ -41,6 +41,19 @@ static __always_inline int has_ports(__u32 protocol)
 	}
 }
 
+/* The state in which a connection begins. */
+static __always_inline __u32 first_state(__u32 protocol)
+{
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return CONN_OPENING;
+	case IPPROTO_UDP:
+		return CONN_UDP;
+	default:
+		return CONN_OTHER;
+	}
+}
+
 /*
  * Checks the header at p->l4, with `length` bytes from there on by the IP header. A first fragment
  * has to have all of it, or what is behind it could come by another way (RFC 1858, RFC 7112).
