@@ -1,6 +1,6 @@
 //! `[[dos]]`: how many packets of a source come through, and the fate of the others.
 //!
-//! Where counts have to be exact, a second lasts an hour: see [`slow_down`].
+//! Where counts have to be exact, a second lasts a day: see [`slow_down`].
 
 mod blocks;
 mod bursts;
@@ -40,13 +40,13 @@ fn slots(kind: Kind) -> std::ops::Range<u32> {
     class.0 * limit..(class.0 + 1) * limit
 }
 
-/// Makes the limits in force those of an hour, so that nothing comes back while a test runs. Until the next
+/// Makes the limits in force those of a day, so that nothing comes back while a test runs. Until the next
 /// reload.
 fn slow_down(lab: &Lab) {
     for index in 0..lab.map("dos_policies").max_entries() {
         let mut policy: abi::dos_policy = lab.element("dos_policies", index);
-        policy.interval *= 3600;
-        policy.tolerance *= 3600;
+        policy.interval *= 86400;
+        policy.tolerance *= 86400;
         lab.set_element("dos_policies", index, &policy);
     }
 }
