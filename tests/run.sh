@@ -198,12 +198,12 @@ scenarios() {
 	XDPLB="$XDPLB" FLOOD="${FLOOD:-}" "$@" | tee "$output"
 }
 
-# with_kernel VERSION: beside, once the machine before is off, since each keeps two CPUs busy.
-MACHINE=
-with_kernel() {
-	[ -z "$MACHINE" ] || join_steps "Linux $MACHINE"
-	MACHINE="$1"
-	step_beside "Linux $MACHINE" idly scenarios env TEST_PROGRAMS="$work/programs" tests/vm/run.sh "$MACHINE"
+# with_kernels VERSION...: beside, each in a machine of its own.
+with_kernels() {
+	local kernel
+	for kernel; do
+		step_beside "Linux $kernel" idly scenarios env TEST_PROGRAMS="$work/programs" tests/vm/run.sh "$kernel"
+	done
 }
 
 install_missing "$BUILD_REQUIREMENTS" "$TOPOLOGY_REQUIREMENTS" "$TEST_REQUIREMENTS"
@@ -224,20 +224,22 @@ step "tests' build" build_tests
 join_steps "release build"
 XDPLB="$(cat "$work/xdplb" 2>/dev/null || true)"
 
+STARTED=
 if [ -n "$XDPLB" ]; then
 	step_beside "end to end" scenarios env JOBS=2 WITHOUT="flood $LOAD" tests/e2e/run.sh
 	if [ -z "$QUICK" ] && [ -s "$work/programs" ]; then
 		join_steps "kernels"
-		with_kernel "${KERNELS[0]}"
+		with_kernels "${KERNELS[0]}"
+		STARTED=yes
 	fi
 fi
 step "clippy" as_cargo_user cargo clippy --quiet --all-targets -- -D warnings
 [ ! -s "$work/programs" ] || step "cargo test" cargo_test
 [ -n "$QUICK" ] || step "flood's generator" build_flood
-if [ -n "$MACHINE" ]; then
-	for kernel in "${KERNELS[@]:1}"; do
-		with_kernel "$kernel"
-	done
+if [ -n "$STARTED" ]; then
+	# The others now that there is a CPU for them: a machine takes more than one, but not two.
+	join_steps "end to end"
+	with_kernels "${KERNELS[@]:1}"
 fi
 join_steps
 if [ -n "$XDPLB" ]; then

@@ -19,4 +19,4 @@ echo "Linux $(uname -r), up after $(cut -d ' ' -f 1 /proc/uptime) s"
 mapfile -t scenarios <scenarios
 # Distributions have its device node from the start.
 modprobe tun
-SCENARIO_LIMIT=1600 XDPLB=/run/xdplb/bin/xdplb PROGRAMS=/run/xdplb/bin tests/e2e/run.sh "${scenarios[@]}"
+SCENARIO_LIMIT=2200 XDPLB=/run/xdplb/bin/xdplb PROGRAMS=/run/xdplb/bin tests/e2e/run.sh "${scenarios[@]}"
