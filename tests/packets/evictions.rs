@@ -70,8 +70,9 @@ fn sweep(lab: &Lab) -> (u64, u64) {
 /// Every mode, family and protocol, in both kinds of table.
 #[test]
 fn what_gives_way_in_a_full_table_is_counted_as_ended() {
-    let mut lab = Lab::with_limits(&every(), 256);
-    let ports = if one_in() == 1 { 400 } else { 100 };
+    // Linux 6.1 takes 128 elements at a time from an LRU: with few more than that, one goes that was just made.
+    let mut lab = Lab::with_limits(&every(), 1024);
+    let ports = if one_in() == 1 { 400 } else { 200 };
     // Nothing is to end by its age, however long the test takes.
     lab.set_timeouts(|timeouts| {
         let hour = Duration::from_secs(3600);
