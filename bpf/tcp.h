@@ -37,8 +37,7 @@ enum segment_event {
 	EVENT_HEARD = 32,  /* acknowledges the other end's FIN */
 	EVENT_DATA = 64,
 	EVENT_SEGMENT = 128,
-	EVENT_AGAIN =
-		256, /* the SYN that opened the connection, after a reset: see is_sent_again */
+	EVENT_AGAIN = 256, /* is_sent_again */
 };
 
 #define CONN_FINS  (CONN_FIN_CLIENT | CONN_FIN_BACKEND)

@@ -97,12 +97,12 @@ static __noinline int find_source(struct work *w, __u32 hash)
 		if (remove_direction(f->family, client, &w->other_flow) &&
 		    !is_over(w->other.c.conn.state))
 			count_closed(&w->other.c.conn);
+		raise_epoch();
 		break;
 	}
 	if (i > NAT_TRIES)
 		return REASON_NO_PORT;
 	clear_reply_flow(w);
-	raise_epoch();
 	return GO_ON;
 }
 

@@ -163,7 +163,7 @@ enum rule_protocol {
 enum flow_kind {
 	FLOW_SYN,   /* TCP that begins with a SYN */
 	FLOW_TCP,   /* TCP that begins otherwise: among others, segments that follow such a SYN */
-	FLOW_OTHER, /* no TCP */
+	FLOW_OTHER, /* other than TCP */
 	FLOW_FRAGMENT, /* either, in fragments */
 	NR_FLOW_KINDS,
 };
@@ -391,8 +391,8 @@ struct fragment_key {
 } __attribute__((aligned(8)));
 
 struct fragment {
-	__u64 since; /* jiffies, all of them: when the first fragment came. Nothing but others'
-			fragments takes out what is old */
+	__u64 since; /* jiffies, when the first fragment came. All 64 bits: only the LRU takes
+			old ones out, so one may be there for months */
 	__be16 sport;
 	__be16 dport;
 	__u8 protocol; /* IPPROTO_TCP, IPPROTO_UDP */

@@ -15,7 +15,7 @@ use crate::config::Limits;
 /// A hash table's bucket, and an element's header.
 const BUCKET: u64 = 16;
 const HASH_HEADER: u64 = 48;
-/// A trie's node: without its key's address and the value.
+/// A trie's node, without its key's address and the value: until Linux 6.12, 24 bytes since.
 const TRIE_HEADER: u64 = 40;
 const POINTER: u64 = 8;
 /// `BPF_F_NO_PREALLOC` and `BPF_F_MMAPABLE` of linux/bpf.h.
@@ -31,7 +31,7 @@ pub struct Table {
     pub entries: u32,
     /// Bytes that it takes as soon as it is created.
     pub bytes: u64,
-    /// Bytes that each element takes besides, once it is there.
+    /// Bytes that each element takes at most besides, once it is there.
     pub bytes_per_entry: u64,
 }
 
@@ -80,7 +80,10 @@ impl Machine {
         let flags = map.map_flags();
         let per_entry = match map.map_type() {
             MapType::LpmTrie => wide(TRIE_HEADER + key - 4 + value),
-            MapType::Hash if flags & NO_PREALLOC != 0 => HASH_HEADER + wide(key) + wide(value),
+            // The allocator's list has a pointer in front of each.
+            MapType::Hash if flags & NO_PREALLOC != 0 => {
+                POINTER + HASH_HEADER + wide(key) + wide(value)
+            }
             _ => 0,
         };
         let bytes = match map.map_type() {

@@ -170,7 +170,7 @@ limits
 memory
   table  entries  memory
   large  1000000  3.0 MiB
-  small  64       512 bytes  64 bytes more for each entry that is there
+  small  64       512 bytes  up to 64 bytes more for each entry that is there
   all             3.0 MiB
 timeouts
   tcp_opening      30s

@@ -99,7 +99,7 @@ fn tables(all: &Memory, out: &mut impl Write) -> io::Result<()> {
     let each = all.tables.iter().map(|table| {
         let more = match table.bytes_per_entry {
             0 => String::new(),
-            bytes => format!("{bytes} bytes more for each entry that is there"),
+            bytes => format!("up to {bytes} bytes more for each entry that is there"),
         };
         row(&table.name, table.entries.to_string(), table.bytes, more)
     });
