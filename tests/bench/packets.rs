@@ -3,7 +3,10 @@
 //! Method: the datapath's own body in a wrapper that writes the packet afresh, run by BPF_PROG_TEST_RUN
 //! a million times over real maps; the least of several rounds. Every figure includes what the harness
 //! costs by itself, which the floor's row shows. Needs root. `cargo bench --bench packets -- WORDS` runs
-//! the rows whose name has one of the words.
+//! the rows whose name has one of the words. Rows that say what the tables are full of, or how many flows take
+//! turns, are those of full_tables.rs.
+
+mod full_tables;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
+use libbpf_rs::{MapCore, MapFlags, OpenObject, ProgramInput, ProgramMut};
 use xdplb::config::Prefix;
 use xdplb::config::{self, MacAddress};
 use xdplb::datapath::{abi, Datapath, Interface, Settings};
@@ -159,6 +162,8 @@ enum Transport {
     Tcp,
     /// TCP's first segment.
     Syn,
+    /// The other end's answer to it.
+    SynAck,
     Udp,
 }
 
@@ -177,7 +182,18 @@ enum Kind {
 
 fn main() -> Result<()> {
     second_interface()?;
-    let config = parse("")?;
+    println!("{:<56} {:>7}  {:>6}", "packet", "verdict", "ns");
+    few_connections()?;
+    full_tables::rows()
+}
+
+/// The datapath with the file and `more` in force and as many new flows as come, and the programs over its
+/// maps.
+fn load<'a>(
+    storage: &'a mut MaybeUninit<OpenObject>,
+    more: &str,
+) -> Result<(Balancer, BenchSkel<'a>)> {
+    let config = parse(more)?;
     let mut datapath = Datapath::load(&config.limits)?;
     let out = nix::net::if_::if_nametoindex(OUT_NAME)?;
     for (port, ifindex, name) in [(IN, 1, "lo"), (OUT, out, OUT_NAME)] {
@@ -195,24 +211,26 @@ fn main() -> Result<()> {
         datapath,
         desired: Desired::default(),
     };
-    balancer.apply("", 0)?;
-
+    balancer.apply(more, 0)?;
+    // Of new connections it is the cost that is wanted, however many there are.
+    balancer.limit_new_flows(u32::MAX)?;
     libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Warn, |_, message| {
         eprint!("{message}")
     })));
-    let mut storage = MaybeUninit::uninit();
-    let mut open = BenchSkelBuilder::default().open(&mut storage)?;
+    let mut open = BenchSkelBuilder::default().open(storage)?;
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if let Some(shared) = balancer.datapath.map(&name)? {
             map.reuse_fd(shared.as_fd())?;
         }
     }
-    let bench = open.load()?;
+    Ok((balancer, open.load()?))
+}
 
-    // Of new connections it is the cost that is wanted, however many there are.
-    balancer.limit_new_flows(u32::MAX)?;
-    println!("{:<56} {:>7}  {:>6}", "packet", "verdict", "ns");
+/// Rows in tables that are nearly empty.
+fn few_connections() -> Result<()> {
+    let mut storage = MaybeUninit::uninit();
+    let (mut balancer, bench) = load(&mut storage, "")?;
     let other = packet("192.0.2.1:4242", "192.0.2.2:80", Transport::Tcp)?;
     row(
         "floor: bounds check, write, XDP_TX",
@@ -225,6 +243,13 @@ fn main() -> Result<()> {
         "wrapper: the packet written afresh, XDP_TX",
         &bench,
         &bench.progs.wrapper,
+        &other,
+        REPEAT,
+    )?;
+    row(
+        "wrapper: the same from a random source, XDP_TX",
+        &bench,
+        &bench.progs.new_wrapper,
         &other,
         REPEAT,
     )?;
@@ -298,7 +323,6 @@ fn main() -> Result<()> {
         }
     }
     direct_rows(&bench)?;
-    turn_rows(&bench)?;
     flood_rows(&balancer, &bench)?;
     firewall_rows(&mut balancer, &bench)?;
     policy_rows(&mut balancer, &bench)
@@ -512,27 +536,6 @@ fn policy_rows(balancer: &mut Balancer, bench: &BenchSkel<'_>) -> Result<()> {
     Ok(())
 }
 
-/// How the datapath fares when many flows take turns, as the CPU's own copies get to be too few.
-fn turn_rows(bench: &BenchSkel<'_>) -> Result<()> {
-    let (.., vip, _, client, _) = DIRECT[0];
-    let request = packet(client, &format!("{vip}:80"), Transport::Udp)?;
-    for flows in [64_u32, 1024, 65_536] {
-        let turns = [flows.to_ne_bytes(), 0_u32.to_ne_bytes()].concat();
-        bench
-            .maps
-            .turns
-            .update(&0_u32.to_ne_bytes(), &turns, MapFlags::ANY)?;
-        row(
-            &format!("l2 IPv4 UDP, {flows} flows in turn"),
-            bench,
-            &bench.progs.repeat_flows,
-            &request,
-            REPEAT,
-        )?;
-    }
-    Ok(())
-}
-
 /// One row for each way to a backend that answers directly.
 fn direct_rows(bench: &BenchSkel<'_>) -> Result<()> {
     let other = packet(CLIENT4, "192.0.2.2:80", Transport::Tcp)?;
@@ -624,6 +627,12 @@ fn packet(source: &str, destination: &str, transport: Transport) -> Result<Vec<u
                 .syn()
                 .write(&mut bytes, &payload)?;
         }
+        Transport::SynAck => {
+            ip.tcp(source.port(), destination.port(), 1, 1024)
+                .syn()
+                .ack(2)
+                .write(&mut bytes, &payload)?;
+        }
         Transport::Udp => ip
             .udp(source.port(), destination.port())
             .write(&mut bytes, &payload)?,
@@ -678,6 +687,15 @@ fn once(bench: &BenchSkel<'_>, packet: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// Whether the command line asks for the row.
+fn is_wanted(name: &str) -> bool {
+    let mut wanted = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .peekable();
+    wanted.peek().is_none() || wanted.any(|word| name.contains(&word))
+}
+
 fn row(
     name: &str,
     bench: &BenchSkel<'_>,
@@ -685,11 +703,7 @@ fn row(
     packet: &[u8],
     repeat: u32,
 ) -> Result<()> {
-    let wanted: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|word| !word.starts_with("--"))
-        .collect();
-    if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
+    if !is_wanted(name) {
         return Ok(());
     }
     set_frame(bench, packet)?;

@@ -58,32 +58,165 @@ int repeat(struct xdp_md *ctx)
 	return balance(ctx);
 }
 
-/* How many flows take turns, a power of two, and whose turn it is. */
-struct turns {
+/* Connections that take turns, in IPv4 without options or IPv6. */
+struct run {
 	__u32 flows;
-	__u32 next;
+	__u32 steps;	 /* how many of `steps` each connection takes before the next one's turn */
+	__u32 at_random; /* the next one is drawn */
+	__u32 flow;	 /* whose turn it is */
+	__u32 step;
+	/* Of the packet in hand: not on the stack, of which the datapath leaves nothing. */
+	__u32 taken;
+	__u32 by_backend;
+	__u32 refused;	 /* packets that were not sent on */
+	__u32 elsewhere; /* packets that went to another backend than the first of their flow */
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct turns);
-} turns SEC(".maps");
+	__type(value, struct run);
+} run SEC(".maps");
 
-/* The same with flows that take turns, by their source port in IPv4 without options. */
+/* One of the packets that a connection consists of. Its ends are written for each flow. */
+struct step {
+	struct saved frame;
+	__u32 by_backend;
+	__u32 pad;
+};
+
+#define STEPS 4
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, STEPS);
+	__type(key, __u32);
+	__type(value, struct step);
+} steps SEC(".maps");
+
+/* The last word of the address that each flow's first packet went to. 0: none yet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << 20);
+	__type(key, __u32);
+	__type(value, __u32);
+} chosen SEC(".maps");
+
+/* Where the last word of each address stands, and each port. */
+enum ends {
+	SOURCE4 = 26,
+	DESTINATION4 = 30,
+	SOURCE_PORT4 = 34,
+	DESTINATION_PORT4 = 36,
+	SOURCE6 = 34,
+	DESTINATION6 = 50,
+	SOURCE_PORT6 = 54,
+	DESTINATION_PORT6 = 56,
+};
+
+static __always_inline int is_ipv4(const void *data)
+{
+	return *(const __be16 *)(data + 12) == bpf_htons(ETH_P_IP);
+}
+
+/*
+ * Writes the next packet. Each flow has a client of its own, and clients that follow one another
+ * are not neighbours in any table.
+ */
+static __always_inline int write_next(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	struct run *r = array_at(run, 0);
+	struct step *s;
+	__u32 flow, place, *backend;
+	__be32 address;
+	__be16 port;
+
+	if (!r || data + SAVED > (void *)(long)ctx->data_end)
+		return -1;
+	s = array_at(steps, r->step);
+	flow = r->flow;
+	if (++r->step >= r->steps) {
+		r->step = 0;
+		if (r->at_random)
+			r->flow = (__u64)bpf_get_prandom_u32() * r->flows >> 32;
+		else if (++r->flow >= r->flows)
+			r->flow = 0;
+	}
+	backend = array_at(chosen, flow);
+	if (!s || !backend)
+		return -1;
+	write_frame(data, &s->frame);
+	r->taken = flow;
+	r->by_backend = s->by_backend;
+	/* Odd: no two flows get the same. */
+	place = flow * 0x9e3779b1;
+	/* 100.64.0.0/10, which other rows have no clients in. */
+	address = bpf_htonl(0x64400000 | place >> 15);
+	port = bpf_htons(1024 + (place & 0x7fff));
+	if (is_ipv4(data) && s->by_backend) {
+		*(__be32 *)(data + SOURCE4) = *backend;
+		*(__be32 *)(data + DESTINATION4) = address;
+		*(__be16 *)(data + DESTINATION_PORT4) = port;
+	} else if (is_ipv4(data)) {
+		*(__be32 *)(data + SOURCE4) = address;
+		*(__be16 *)(data + SOURCE_PORT4) = port;
+	} else if (s->by_backend) {
+		*(__be32 *)(data + SOURCE6) = *backend;
+		*(__be32 *)(data + DESTINATION6) = address;
+		*(__be16 *)(data + DESTINATION_PORT6) = port;
+	} else {
+		*(__be32 *)(data + SOURCE6) = address;
+		*(__be16 *)(data + SOURCE_PORT6) = port;
+	}
+	return 0;
+}
+
+/* The datapath on packets of connections that take turns. */
 SEC("xdp.frags")
 int repeat_flows(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
-	struct saved *saved = array_at(frame, 0);
-	struct turns *t = array_at(turns, 0);
+	return write_next(ctx) ? XDP_ABORTED : balance(ctx);
+}
 
-	if (!saved || !t || data + SAVED > (void *)(long)ctx->data_end)
+/* What of that is the wrapper's. */
+SEC("xdp.frags")
+int flows_wrapper(struct xdp_md *ctx)
+{
+	return write_next(ctx) ? XDP_ABORTED : XDP_TX;
+}
+
+/* Takes down where the packet in hand went. */
+static __always_inline int follow(struct xdp_md *ctx, int verdict)
+{
+	void *data = (void *)(long)ctx->data;
+	struct run *r = array_at(run, 0);
+	__u32 *backend, went;
+
+	if (!r || data + SAVED > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
-	write_frame(data, saved);
-	*(__be16 *)(data + 34) = bpf_htons(t->next++ & (t->flows - 1));
-	return balance(ctx);
+	backend = array_at(chosen, r->taken);
+	if (!backend)
+		return XDP_ABORTED;
+	if (verdict != XDP_TX && verdict != XDP_REDIRECT) {
+		r->refused++;
+		return verdict;
+	}
+	if (r->by_backend)
+		return verdict;
+	went = *(__be32 *)(data + (is_ipv4(data) ? DESTINATION4 : DESTINATION6));
+	if (!*backend)
+		*backend = went;
+	else if (*backend != went)
+		r->elsewhere++;
+	return verdict;
+}
+
+SEC("xdp.frags")
+int follow_flows(struct xdp_md *ctx)
+{
+	return write_next(ctx) ? XDP_ABORTED : follow(ctx, balance(ctx));
 }
 
 /* Bytes of the tunnel header that the datapath puts on. */
@@ -145,22 +278,41 @@ int wrapper(struct xdp_md *ctx)
 }
 
 /*
- * The same with a new flow each time. Offsets 28 and 34 are the source's low half and
- * port in IPv4, and parts of the source address in IPv6.
+ * Writes a packet of a new flow. Offsets 28 and 34 are the source's low half and port in IPv4, and
+ * parts of the source address in IPv6.
  */
-SEC("xdp.frags")
-int repeat_new(struct xdp_md *ctx)
+static __always_inline int write_new(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	struct saved *saved = array_at(frame, 0);
 	__u32 random = bpf_get_prandom_u32();
 
 	if (!saved || data + SAVED > (void *)(long)ctx->data_end)
-		return XDP_ABORTED;
+		return -1;
 	write_frame(data, saved);
 	*(__u16 *)(data + 28) = random;
 	*(__u16 *)(data + 34) = random >> 16;
-	return balance(ctx);
+	return 0;
+}
+
+/* The datapath with a new flow each time. */
+SEC("xdp.frags")
+int repeat_new(struct xdp_md *ctx)
+{
+	return write_new(ctx) ? XDP_ABORTED : balance(ctx);
+}
+
+SEC("xdp.frags")
+int repeat_new_tunnel(struct xdp_md *ctx)
+{
+	return write_new(ctx) ? XDP_ABORTED : take_off(ctx, balance(ctx));
+}
+
+/* What of repeat_new is the wrapper's. */
+SEC("xdp.frags")
+int new_wrapper(struct xdp_md *ctx)
+{
+	return write_new(ctx) ? XDP_ABORTED : XDP_TX;
 }
 
 /*
