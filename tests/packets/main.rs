@@ -29,6 +29,7 @@ mod host_traffic;
 mod icmp;
 mod leaving;
 mod malformed;
+mod many_cpus;
 mod memory;
 mod not_ours;
 mod police;

@@ -25,6 +25,19 @@ impl Lab {
 impl Runner {
     /// The program's verdict on a frame.
     pub fn run(&self, frame: &[u8]) -> u32 {
+        self.test_run(frame, None).0
+    }
+
+    /// Likewise, and the frame after it.
+    pub fn send(&self, frame: &[u8]) -> (u32, Vec<u8>) {
+        let mut bytes = vec![0; frame.len() + 256];
+        let (verdict, length) = self.test_run(frame, Some(&mut bytes));
+        bytes.truncate(length);
+        (verdict, bytes)
+    }
+
+    /// The verdict, and how long the frame is after it.
+    fn test_run(&self, frame: &[u8], out: Option<&mut [u8]>) -> (u32, usize) {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let context = [0, frame.len() as u32, 0, self.ifindex, 0, 0];
         let mut options = libbpf_sys::bpf_test_run_opts {
@@ -36,10 +49,14 @@ impl Runner {
             repeat: 1,
             ..Default::default()
         };
+        if let Some(out) = out {
+            options.data_out = out.as_mut_ptr().cast();
+            options.data_size_out = out.len() as u32;
+        }
         // SAFETY: the descriptor is a program's, and `options` points to what outlives the call.
         let result =
             unsafe { libbpf_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &mut options) };
         assert_eq!(result, 0, "BPF_PROG_TEST_RUN");
-        options.retval
+        (options.retval, options.data_size_out as usize)
     }
 }
