@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Floods from random sources, as fast as one CPU can, while 1,000 connections transfer data and 50
 # new ones a second are made: SYNs with nat and full-nat, datagrams, fragments, ten million frames
-# each, and fewer of them with IPv6 and with l2. No established connection breaks, and of the new ones 99 % are
-# served. Prints the figures.
+# each, and fewer of them with IPv6, l2, ipip and gue. No established connection breaks, and of the new ones 99 %
+# are served. Prints the figures, and a table of them at the end.
 #
 # Nothing of it gets out: what answers the sources ends at the client, which is no router, or in lb,
 # which has no route to them.
@@ -21,6 +21,7 @@ RATE=50
 
 need python3 python3
 need taskset util-linux
+need nft nftables
 build_flood
 many_files
 
@@ -53,7 +54,8 @@ done
 V4[twin]=10.0.1.3 V6[twin]=2001:db8:b1::3
 add_addresses b1 eth0 "${V4[twin]}/24" "${V6[twin]}/64"
 
-declare -A LAST=([nat]=21 [l2]=22 [full-nat]=23) PORT=([nat]=80 [l2]=8080 [full-nat]=80)
+declare -A LAST=([nat]=21 [l2]=22 [full-nat]=23 [ipip]=24 [gue]=25)
+declare -A PORT=([nat]=80 [l2]=8080 [full-nat]=80 [ipip]=8080 [gue]=8080)
 
 # vip MODE FAMILY
 vip() {
@@ -69,13 +71,15 @@ of() {
 	of nat
 	service nat '["tcp", "udp"]' 80 5-tuple 8080 b1 twin
 	service echo '"udp"' 7 5-tuple - b1 twin
-	of l2
-	service l2 '"tcp"' 8080 5-tuple - b1
+	for mode in l2 ipip gue; do
+		of "$mode"
+		FAMILIES=4 service "$mode" '"tcp"' 8080 5-tuple - b1
+	done
 	of full-nat
 	service full-nat '["tcp", "udp"]' 80 5-tuple 8080 b1 twin
 } >"$WORK/services"
 write_config <"$WORK/services"
-holds_vips b1 "$(vip l2 4)" "$(vip l2 6)"
+holds_vips b1 "$(vip l2 4)" "$(vip ipip 4)" "$(vip gue 4)"
 # Direct answers go back by lb's stack, from an address that its routes know nothing of.
 for key in all eth0 eth1; do
 	ns_sysctl lb "ipv4/conf/$key/rp_filter" 0
@@ -137,6 +141,26 @@ check_clients() {
 		".new.made >= 0.9 * $RATE * $seconds and .new.answers >= 0.99 * .new.made"
 }
 
+# note_row WHAT REPORT: what the table at the end says of it.
+note_row() {
+	jq -r --arg what "$1" --slurpfile flood "$WORK/flood" --slurpfile counted "$WORK/counted" '
+		[$what, ($flood[0] | .frames / .seconds / 10000 | round / 100), $counted[0].opened,
+			.established.broken, .new.made, (1000 * .new.answers / ([.new.made, 1] | max) | floor / 10),
+			(.established.p99 * 10000 | round / 10), (.new.p99 * 10000 | round / 10)] | @tsv' \
+		<<<"$2" >>"$WORK/table" || true
+}
+
+# show_table: prints it.
+show_table() {
+	local row='%-36s %6s %9s %7s %6s %9s %13s %10s\n'
+	# shellcheck disable=SC2059 # a format of ours
+	printf "$row" "$ESTABLISHED established, $RATE new a second" Mpps entries broken new "served %" "99 %: est. ms" "new ms"
+	while IFS=$'\t' read -r -a values; do
+		# shellcheck disable=SC2059
+		printf "$row" "${values[@]}"
+	done <"$WORK/table"
+}
+
 # says JSON CONDITION: or shows it.
 says() {
 	jq -e "$2" <<<"$1" >/dev/null || {
@@ -148,7 +172,7 @@ says() {
 # flood WHAT KIND SERVICE FAMILY FRAMES: the clients' protocols are in CLIENTS.
 CLIENTS=tcp
 flood() {
-	local what="$1" kind="$2" service="$3" family="$4" frames="$5" address port protocol seconds counted
+	local what="$1" kind="$2" service="$3" family="$4" frames="$5" address port protocol seconds counted report
 	address="$(vip "$service" "$family")"
 	port="${PORT[$service]}"
 	for protocol in $CLIENTS; do
@@ -179,7 +203,9 @@ flood() {
 		"(del(.opened, .unrecorded) | add) >= 0.99 * $frames"
 	check "$what: most went without an entry" says "$counted" ".unrecorded > 4 * .opened"
 	for protocol in $CLIENTS; do
-		check_clients "$what, clients of $protocol" "$(end_clients "$protocol")" "$seconds"
+		report="$(end_clients "$protocol")"
+		check_clients "$what, clients of $protocol" "$report" "$seconds"
+		note_row "$what, clients of $protocol" "$report"
 	done
 }
 
@@ -187,8 +213,17 @@ flood "SYNs" syn nat 4 "$FRAMES"
 CLIENTS="tcp udp" flood "UDP" udp nat 4 "$FRAMES"
 flood "fragments" fragments nat 4 "$FRAMES"
 flood "SYNs, IPv6" syn nat 6 $((FRAMES / 10))
-flood "SYNs, l2" syn l2 4 $((FRAMES / 10))
+flood "SYNs, l2" syn l2 4 $((FRAMES / 4))
 flood "SYNs, full-nat" syn full-nat 4 "$FRAMES"
 flood "SYNs, full-nat, IPv6" syn full-nat 6 $((FRAMES / 10))
+
+# A device has one XDP program: what takes the tunnels' headers off is in the place of what swallows frames.
+stop_process swallow
+decapsulate b1 --from "10.0.1.1"
+in_ns b1 nft "table ip xdplb_swallow { chain prerouting { type filter hook prerouting priority raw; \
+	ip dscp 1 numgen random mod 8 != 0 drop; }; }"
+flood "SYNs, ipip" syn ipip 4 $((FRAMES / 4))
+flood "SYNs, gue" syn gue 4 $((FRAMES / 4))
 check "xdplb goes on" xdplb_alive
+show_table
 end
