@@ -853,7 +853,7 @@ impl Model {
 
     /// All threads send the same packet of a connection at the same moment: to all of them it is the same one.
     fn race(&self, threads: usize, round: u32) {
-        for number in 0..100_u32 {
+        for number in 0..100_u32.div_ceil(one_in() as u32) {
             let entry = entry(1 << 19 | round << 8 | number);
             if entry.protocol == Protocol::Udp {
                 continue;
@@ -1068,7 +1068,8 @@ fn run(entries: u32, has_room: bool) -> (Model, Listed) {
     let mut random = Random(seed);
     let mut listed = Listed::default();
     for round in 0..ROUNDS {
-        let until = packets * u64::from(round + 1) / u64::from(ROUNDS);
+        let begun = model.counts.packets.load(Ordering::Relaxed);
+        let until = begun + packets / u64::from(ROUNDS);
         let seeds: Vec<u64> = (0..threads).map(|_| random.next()).collect();
         let removed = remove_one(&mut random);
         if round == CROWDED {
@@ -1096,7 +1097,7 @@ fn run(entries: u32, has_room: bool) -> (Model, Listed) {
                 })
                 .collect();
             // Meanwhile, a backend goes and comes back.
-            let half = until - packets / u64::from(ROUNDS) / 2;
+            let half = begun.midpoint(until);
             let reached = |share: u64| {
                 while model.counts.packets.load(Ordering::Relaxed) < share
                     && workers.iter().any(|worker| !worker.is_finished())
@@ -1169,8 +1170,10 @@ impl Model {
 fn no_live_connection_is_lost_where_there_is_room() {
     let (model, listed) = run(3 * CONNECTIONS / 2, true);
     assert_eq!(model.counts.lost.load(Ordering::Relaxed), 0);
+    assert!(model.counts.raced.load(Ordering::Relaxed) > 0);
+    let least = 100 / one_in() as u32;
     assert!(
-        listed.established.iter().all(|&count| count > 100),
+        listed.established.iter().all(|&count| count > least),
         "{listed:?}"
     );
 }
@@ -1179,12 +1182,15 @@ fn no_live_connection_is_lost_where_there_is_room() {
 #[test]
 fn what_does_not_fit_is_forgotten_and_no_more() {
     let (model, listed) = run(4 * CONNECTIONS, false);
-    assert!(model.counts.lost.load(Ordering::Relaxed) > 0);
-    assert!(
-        listed
-            .established
-            .iter()
-            .all(|&count| count >= CONNECTIONS / 2),
-        "{listed:?}"
-    );
+    // Fewer packets do not fill the tables.
+    if one_in() == 1 {
+        assert!(model.counts.lost.load(Ordering::Relaxed) > 0);
+        assert!(
+            listed
+                .established
+                .iter()
+                .all(|&count| count >= CONNECTIONS / 2),
+            "{listed:?}"
+        );
+    }
 }
