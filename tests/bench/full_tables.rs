@@ -17,6 +17,7 @@
 //! | new flow past the rate, l2; nat; full-nat | | |
 
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
@@ -24,8 +25,8 @@ use xdplb::datapath::abi;
 use xdplb_bench_programs::bench::BenchSkel;
 
 use crate::{
-    is_wanted, load, packet, row, set_tunnel_header, Balancer, Result, Transport, CLIENT4, DIRECT,
-    REPEAT, SAVED,
+    is_wanted, load, packet, row, set_tunnel_header, Balancer, Result, Transport, CLIENT4, CLIENT6,
+    DIRECT, REPEAT, SAVED,
 };
 
 /// As many as `limits.connections`.
@@ -40,6 +41,7 @@ const HALF_OPEN: u32 = 4_000_000;
 const BACKENDS: u32 = 4;
 const FULL_NAT_BACKENDS: u32 = 64;
 const NAT_VIP: &str = "203.0.113.20";
+const NAT_VIP6: &str = "2001:db8:1::20";
 const FULL_NAT_VIP: &str = "203.0.113.21";
 
 /// Their part of the file, with so many backends of nat.
@@ -55,13 +57,19 @@ fn services(backends: u32) -> String {
             FULL_NAT_BACKENDS,
         ),
     ] {
+        // nat alone has both families.
+        let vip6 = (forward == "nat").then_some(NAT_VIP6);
+        let vips: Vec<&str> = [vip].into_iter().chain(vip6).collect();
         text += &format!(
-            "[[service]]\nname = {name:?}\nvip = {vip:?}\nprotocol = [\"tcp\", \"udp\"]\nport = 80\n\
+            "[[service]]\nname = {name:?}\nvip = {vips:?}\nprotocol = [\"tcp\", \"udp\"]\nport = 80\n\
              forward = {forward:?}\n"
         );
         for host in 1..=count {
-            text +=
-                &format!("[[service.backend]]\naddress = \"10.0.{network}.{host}\"\nport = 8080\n");
+            let v4 = format!("10.0.{network}.{host}");
+            let v6 = vip6.map(|_| format!("2001:db8:b:{network}::{host}"));
+            for address in [v4].into_iter().chain(v6) {
+                text += &format!("[[service.backend]]\naddress = \"{address}\"\nport = 8080\n");
+            }
         }
     }
     text
@@ -72,6 +80,8 @@ fn services(backends: u32) -> String {
 enum Full {
     /// Live connections of nat.
     Nat,
+    /// The same of IPv6.
+    Nat6,
     /// Live connections of l2.
     L2,
     /// Half-open ones.
@@ -93,14 +103,34 @@ enum Measured {
     Lost,
 }
 
+impl Full {
+    /// Whose connections they are, where they are live.
+    fn vip(self) -> &'static str {
+        match self {
+            Full::Nat | Full::HalfOpen => NAT_VIP,
+            Full::Nat6 => NAT_VIP6,
+            Full::L2 => DIRECT[0].2,
+        }
+    }
+
+    fn client(self) -> &'static str {
+        if self == Full::Nat6 {
+            CLIENT6
+        } else {
+            CLIENT4
+        }
+    }
+}
+
 const FLOW_COUNTS: [u32; 5] = [1, 64, 1024, 65_536, CONNECTIONS];
 
 /// The rows, in tables that are full of this.
 fn rows_of(full: Full) -> Vec<(String, Measured)> {
     let mut rows = Vec::new();
     let (of, forward) = match full {
-        Full::Nat => ("full of nat", "nat"),
-        Full::L2 => ("full of l2", "l2"),
+        Full::Nat => ("full of nat", "nat IPv4"),
+        Full::Nat6 => ("full of nat", "nat IPv6"),
+        Full::L2 => ("full of l2", "l2 IPv4"),
         Full::HalfOpen => ("full of half-open", ""),
     };
     if full != Full::HalfOpen {
@@ -113,7 +143,7 @@ fn rows_of(full: Full) -> Vec<(String, Measured)> {
                 let how = if at_random { "at random" } else { "in turn" };
                 let floor = format!("floor: {flows} flows {how}, XDP_TX");
                 rows.push((floor, Measured::Floor(flows, at_random)));
-                let name = format!("{forward} IPv4 TCP, {flows} flows {how}");
+                let name = format!("{forward} TCP, {flows} flows {how}");
                 rows.push((name, Measured::Flows(flows, at_random)));
             }
         }
@@ -123,6 +153,13 @@ fn rows_of(full: Full) -> Vec<(String, Measured)> {
         return rows;
     }
     let (tcp, udp) = (Transport::Syn, Transport::Udp);
+    if full == Full::Nat6 {
+        let name = format!("nat IPv6 TCP, new flow, tables {of}");
+        rows.push((name, Measured::New(NAT_VIP6, tcp)));
+        let name = format!("nat IPv6 SYN, past the rate, tables {of}");
+        rows.push((name, Measured::PastRate(NAT_VIP6, tcp)));
+        return rows;
+    }
     let (l2, ipip, gue) = (DIRECT[0].2, DIRECT[1].2, DIRECT[5].2);
     for (name, vip, transport) in [
         ("l2 TCP", l2, tcp),
@@ -153,7 +190,7 @@ fn rows_of(full: Full) -> Vec<(String, Measured)> {
 
 /// All rows in full tables that the command line asks for.
 pub fn rows() -> Result<()> {
-    for full in [Full::Nat, Full::L2, Full::HalfOpen] {
+    for full in [Full::Nat, Full::Nat6, Full::L2, Full::HalfOpen] {
         let rows = rows_of(full);
         if !rows.iter().any(|(name, _)| is_wanted(name)) {
             continue;
@@ -181,7 +218,7 @@ pub fn rows() -> Result<()> {
             .iter()
             .any(|(name, measured)| is_wanted(name) && !matches!(measured, Measured::Lost))
         {
-            open_by_halves(&bench)?;
+            open_by_halves(&bench, full)?;
         }
         for (name, measured) in &rows {
             flows.measure(name, *measured, &balancer)?;
@@ -191,8 +228,13 @@ pub fn rows() -> Result<()> {
 }
 
 /// More half-open connections than there is room for.
-fn open_by_halves(bench: &BenchSkel<'_>) -> Result<()> {
-    let syn = packet(CLIENT4, &at_port_80(DIRECT[0].2), Transport::Syn)?;
+fn open_by_halves(bench: &BenchSkel<'_>, full: Full) -> Result<()> {
+    let vip = if full == Full::Nat6 {
+        NAT_VIP6
+    } else {
+        DIRECT[0].2
+    };
+    let syn = packet(full.client(), &at_port_80(vip)?, Transport::Syn)?;
     crate::set_frame(bench, &syn)?;
     run(&bench.progs.repeat_new, &syn, HALF_OPEN)
 }
@@ -204,23 +246,21 @@ struct Flows<'a> {
 }
 
 impl Flows<'_> {
-    fn vip(&self) -> String {
-        at_port_80(if self.full == Full::L2 {
-            DIRECT[0].2
-        } else {
-            NAT_VIP
-        })
+    /// A packet of one of the clients.
+    fn packet(&self, transport: Transport) -> Result<Vec<u8>> {
+        packet(self.full.client(), &at_port_80(self.full.vip())?, transport)
     }
 
     /// Makes each connection, one after the other.
     fn establish(&self) -> Result<()> {
         let began = Instant::now();
-        let (syn, ack) = (
-            packet(CLIENT4, &self.vip(), Transport::Syn)?,
-            packet(CLIENT4, &self.vip(), Transport::Tcp)?,
-        );
+        let (syn, ack) = (self.packet(Transport::Syn)?, self.packet(Transport::Tcp)?);
         // Addresses of the client and the backend are written by the program.
-        let reply = packet("10.0.2.1:8080", CLIENT4, Transport::SynAck)?;
+        let backend = match self.full {
+            Full::Nat6 => "[2001:db8:b:2::1]:8080",
+            _ => "10.0.2.1:8080",
+        };
+        let reply = packet(backend, self.full.client(), Transport::SynAck)?;
         let steps = match self.full {
             Full::L2 => vec![(&syn, false), (&ack, false)],
             _ => vec![(&syn, false), (&reply, true), (&ack, false)],
@@ -246,7 +286,7 @@ impl Flows<'_> {
         balancer.apply(&services(BACKENDS + 1), 0)?;
         balancer.limit_new_flows(u32::MAX)?;
         let before = opened(balancer)?;
-        let ack = packet(CLIENT4, &self.vip(), Transport::Tcp)?;
+        let ack = self.packet(Transport::Tcp)?;
         let run = self.follow(&[(&ack, false)])?;
         let lost = opened(balancer)? - before;
         println!(
@@ -301,7 +341,7 @@ impl Flows<'_> {
         match measured {
             Measured::Lost => Ok(()),
             Measured::Flows(flows, at_random) | Measured::Floor(flows, at_random) => {
-                let ack = packet(CLIENT4, &self.vip(), Transport::Tcp)?;
+                let ack = self.packet(Transport::Tcp)?;
                 self.take_steps(&[(&ack, false)])?;
                 self.set(Run {
                     flows,
@@ -331,12 +371,12 @@ impl Flows<'_> {
                 } else {
                     REPEAT
                 };
-                let opening = packet(CLIENT4, &at_port_80(vip), transport)?;
+                let opening = packet(self.full.client(), &at_port_80(vip)?, transport)?;
                 row(name, self.bench, program, &opening, repeat)
             }
             Measured::PastRate(vip, transport) => {
                 balancer.limit_new_flows(0)?;
-                let opening = packet(CLIENT4, &at_port_80(vip), transport)?;
+                let opening = packet(self.full.client(), &at_port_80(vip)?, transport)?;
                 row(name, self.bench, &programs.repeat_new, &opening, REPEAT)?;
                 balancer.limit_new_flows(u32::MAX)
             }
@@ -414,6 +454,6 @@ fn opened(balancer: &Balancer) -> Result<u64> {
     Ok(sum)
 }
 
-fn at_port_80(vip: &str) -> String {
-    format!("{vip}:80")
+fn at_port_80(address: &str) -> Result<String> {
+    Ok(SocketAddr::new(address.parse()?, 80).to_string())
 }
