@@ -1,25 +1,10 @@
-//! How large the tables are that `[limits]` gives the size of: what a limit costs, before anything is
-//! created.
+//! How large the tables are that `[limits]` gives the size of, before anything is created.
 
 use super::{Limits, BLOCKLIST_LIMIT};
 
-/// Bytes of a hash table's bucket in the kernel.
-const BUCKET: u64 = 16;
-/// Bytes of an element: the kernel's header, key and value, each rounded up to 8.
-const IPV4_ELEMENT: u64 = 48 + 16 + 64;
-const IPV6_ELEMENT: u64 = 48 + 40 + 88;
-
-/// Bytes of the firewall's elements in xdp_lb.h: `fw_level`, `fw_step`, `fw_rule`, `hits`.
-const LEVEL: u64 = 16;
-const STEP: u64 = 16;
-const RULE: u64 = 168;
-const HITS: u64 = 16;
 /// Bytes of a prefix in the firewall's trie at most: its node and one that joins it to its neighbour, each
 /// the kernel's header of up to 40, an address of 16 and a value of 8.
 const PREFIX: u64 = 2 * 64;
-/// Sources in a set, and a set's bytes.
-const SOURCE_WAYS: u32 = 4;
-const SOURCE_SET: u64 = 4 * 88;
 
 /// The connection tables that `limits.connections` asks for. Each address family has one of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +42,6 @@ impl Limits {
         }
     }
 
-    /// Bytes of kernel memory that the sources of `[[dos]]` policies take.
-    pub fn sources_bytes(&self) -> u64 {
-        u64::from(self.sources.div_ceil(SOURCE_WAYS)) * SOURCE_SET
-    }
-
     /// The sizes of the connection tables.
     pub fn connection_tables(&self) -> ConnectionTables {
         let established = self.connections.saturating_mul(2);
@@ -72,40 +52,7 @@ impl Limits {
     }
 }
 
-impl ConnectionTables {
-    /// Bytes of kernel memory that the IPv4 tables take.
-    pub fn ipv4_bytes(&self) -> u64 {
-        self.bytes(IPV4_ELEMENT)
-    }
-
-    /// Bytes of kernel memory that the IPv6 tables take.
-    pub fn ipv6_bytes(&self) -> u64 {
-        self.bytes(IPV6_ELEMENT)
-    }
-
-    /// Both tables of a family: all elements are allocated when a table is created, and there are
-    /// as many buckets as elements, rounded up to a power of two.
-    fn bytes(&self, element: u64) -> u64 {
-        [self.established, self.opening]
-            .into_iter()
-            .map(u64::from)
-            .map(|entries| entries * element + entries.next_power_of_two() * BUCKET)
-            .sum()
-    }
-}
-
 impl FirewallTables {
-    /// Bytes of kernel memory that all but the counters and the prefixes take.
-    pub fn bytes(&self) -> u64 {
-        let [rules, levels, steps] = [self.rules, self.levels, self.steps].map(u64::from);
-        rules * RULE + 2 * (levels * LEVEL + steps * STEP)
-    }
-
-    /// Bytes that the counters take, for each CPU.
-    pub fn bytes_per_cpu(&self) -> u64 {
-        u64::from(self.rules) * HITS
-    }
-
     /// Bytes that so many prefixes take at most, once they are there.
     pub fn prefix_bytes(prefixes: usize) -> u64 {
         prefixes as u64 * PREFIX
@@ -120,10 +67,6 @@ mod tests {
     fn default_limits() {
         let tables = Limits::default().connection_tables();
         assert_eq!((tables.established, tables.opening), (2_000_000, 500_000));
-        // 2^21 and 2^19 buckets.
-        let buckets = (2_097_152 + 524_288) * 16;
-        assert_eq!(tables.ipv4_bytes(), 2_500_000 * 128 + buckets);
-        assert_eq!(tables.ipv6_bytes(), 2_500_000 * 176 + buckets);
     }
 
     #[test]
@@ -135,14 +78,6 @@ mod tests {
             steps,
         } = tables;
         assert_eq!((rules, levels, steps), (65_601, 65_539, 524_352));
-        assert_eq!(tables.bytes(), 65_601 * 168 + 65_539 * 32 + 524_352 * 32);
-        assert_eq!(tables.bytes_per_cpu(), 65_601 * 16);
-        assert_eq!(Limits::default().sources_bytes(), 65_536 * 352);
-        let limits = Limits {
-            sources: 5,
-            ..Limits::default()
-        };
-        assert_eq!(limits.sources_bytes(), 2 * 352);
     }
 
     #[test]
@@ -153,6 +88,5 @@ mod tests {
         };
         let tables = limits.connection_tables();
         assert_eq!((tables.established, tables.opening), (2, 1));
-        assert_eq!(tables.ipv4_bytes(), 3 * 128 + 3 * 16);
     }
 }

@@ -12,7 +12,8 @@ use nix::time::{clock_gettime, ClockId};
 use super::in_force::Bindings;
 use super::slots::SlotUse;
 use crate::config::Timeouts;
-use crate::datapath::sweep::{StillBound, Sweeper};
+use crate::datapath::sweep::StillBound;
+use crate::datapath::{self, SharedSweeper};
 use crate::number;
 
 /// The shortest and the longest time between sweeps, for any timeouts.
@@ -40,7 +41,7 @@ impl Sweeping {
     /// # Errors
     /// When there can be no further thread.
     pub fn start(
-        sweeper: Sweeper,
+        sweeper: SharedSweeper,
         timeouts: &Timeouts,
         bindings: Arc<Bindings>,
         slot_use: SlotUse,
@@ -137,9 +138,9 @@ fn interval_for(timeouts: &Timeouts) -> Duration {
 }
 
 /// The CPU time that it took: a sweep that had to wait for its turn has taken no more of it.
-fn sweep(sweeper: &Sweeper, still_bound: &StillBound<'_>, slot_use: &SlotUse) -> Duration {
+fn sweep(sweeper: &SharedSweeper, still_bound: &StillBound<'_>, slot_use: &SlotUse) -> Duration {
     let (start, used) = (Instant::now(), cpu_time());
-    let swept = sweeper.sweep(still_bound);
+    let swept = datapath::lock(sweeper).sweep(still_bound);
     if let Ok(swept) = &swept {
         slot_use.note(start, swept.interface_slots);
     }

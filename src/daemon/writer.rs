@@ -192,7 +192,8 @@ impl<'a> Writer<'a> {
         let targets = targets(&config);
         inbox.outbox.send(Outcome::Track(targets.clone()));
         let pins = PinDir::open(&config.datapath.pin_dir)?;
-        let mut datapath = Datapath::load(&config.limits)?;
+        let first = state::plan_of_file(&config, &blocklists)?;
+        let mut datapath = Datapath::load_for(&config.limits, &first.needs)?;
         datapath.pin(pins)?;
         inbox.check()?;
 
@@ -201,7 +202,12 @@ impl<'a> Writer<'a> {
         let mut in_force = InForce::default();
         in_force
             .put(&mut datapath, &settings(&config), |before| {
-                plan(before, &config, &blocklists, &network, &interfaces, None)
+                // Compiled already.
+                let before = Desired {
+                    firewall: first.firewall.clone(),
+                    ..Desired::clone(before)
+                };
+                plan(&before, &config, &blocklists, &network, &interfaces, None)
             })
             .map_err(|(error, _)| error)?;
         let mut faults = Faults::default();
@@ -212,7 +218,7 @@ impl<'a> Writer<'a> {
 
         let modes = interfaces.attach_all(&mut datapath, config.datapath.xdp_mode)?;
         capabilities::drop_unneeded();
-        let sweeper = datapath.sweeper()?;
+        let sweeper = datapath.shared_sweeper()?;
         let sweeping = Sweeping::start(sweeper, &config.timeouts, in_force.bindings(), slot_use)
             .map_err(|source| Error::System {
                 action: "start the sweep's thread",

@@ -53,8 +53,14 @@ impl Datapath {
     /// As [`Datapath::apply`].
     pub fn follow(&mut self, desired: &Desired, settings: &Settings) -> Result<(), Error> {
         vips::check_room(&self.skeleton.maps.vips, desired)?;
+        self.make_room(&desired.needs)?;
         let former = self.in_force.take();
-        self.write(desired, settings, former.as_ref())?;
+        match self.write(desired, settings, former.as_ref()) {
+            Err(Error::Regions { .. }) if self.make_regions(&desired.needs)? => {
+                self.write(desired, settings, None)?;
+            }
+            written => written?,
+        }
         self.in_force = Some(desired.clone());
         Ok(())
     }

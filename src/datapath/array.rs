@@ -105,6 +105,20 @@ impl<T: Plain + Copy + Default> Array<T> {
         })
     }
 
+    /// Another map that holds what this one does, in memory: of the same element, and at least as large. Nobody
+    /// else may write this one meanwhile.
+    ///
+    /// # Errors
+    /// As [`Array::map`].
+    pub(super) fn moved_to(&self, map: &impl MapCore) -> Result<Self, Error> {
+        let moved = Self::map(map)?;
+        for (to, from) in moved.words().iter().zip(self.words()) {
+            // Packets are led there by a program that does not run yet.
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Ok(moved)
+    }
+
     /// How many elements there are.
     pub fn length(&self) -> u32 {
         self.length

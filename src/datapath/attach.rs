@@ -1,8 +1,9 @@
 //! The interfaces that the datapath is attached to, and the slots that it knows them by.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libbpf_rs::{MapCore, MapFlags};
 use log::{debug, warn};
@@ -53,6 +54,35 @@ pub(super) struct Known {
     interface: Interface,
     /// XDP on it; dropping it detaches.
     link: Option<OwnedFd>,
+}
+
+/// Lets all interfaces that run the program `before` run `after`, one after the other.
+///
+/// # Errors
+/// When the kernel refuses one; all run `before` then.
+pub(super) fn exchange(
+    interfaces: &BTreeMap<u16, Known>,
+    before: BorrowedFd<'_>,
+    after: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    let attached = || {
+        let known = interfaces.values();
+        known.filter_map(|known| Some((&known.interface.name, known.link.as_ref()?)))
+    };
+    for (position, (name, link)) in attached().enumerate() {
+        if let Err(error) = link::update(link.as_fd(), after) {
+            for (name, link) in attached().take(position) {
+                if let Err(error) = link::update(link.as_fd(), before) {
+                    warn!("{name}: cannot go back to the program before: {error}");
+                }
+            }
+            return Err(Error::Attach {
+                interface: name.clone(),
+                reason: format!("{error}: the driver refuses another program; see dmesg"),
+            });
+        }
+    }
+    Ok(())
 }
 
 impl Datapath {

@@ -95,6 +95,14 @@ pub enum Error {
         /// How many there may be.
         room: usize,
     },
+    /// The maps could not be made larger while they are in use.
+    #[error("the file needs larger tables ({maps}), and there can be none beside those in use: {source}; or stop xdplb and start it with this file")]
+    Growth {
+        /// Their names.
+        maps: String,
+        /// Why.
+        source: Box<Error>,
+    },
     /// All Maglev regions are taken.
     #[error("no room for the Maglev table of service {service}: raise limits.services or limits.backends and restart")]
     Regions {

@@ -60,6 +60,27 @@ impl FirewallMaps {
         })
     }
 
+    /// The same rules over the maps of another object, whose arrays are at least as large. One that is larger is
+    /// at least twice as large, so that both halves of the old one lie in the first half of it.
+    ///
+    /// # Errors
+    /// When a map cannot be mapped into memory.
+    pub(super) fn moved_to(
+        &self,
+        map: impl Fn(&str) -> Result<MapHandle, Error>,
+    ) -> Result<Self, Error> {
+        Ok(FirewallMaps {
+            prefixes: map("fw_prefixes")?,
+            levels: self.levels.moved_to(&map("fw_levels")?)?,
+            steps: self.steps.moved_to(&map("fw_steps")?)?,
+            rules: self.rules.moved_to(&map("fw_rules")?)?,
+            hits: map("fw_hits")?,
+            released: self.released,
+            applied: self.applied.clone(),
+            changed: self.changed,
+        })
+    }
+
     /// Whether the rules have changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)

@@ -87,6 +87,23 @@ fn create_link(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Result<
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Lets a link's interface run another program, from one packet to the next. One whose interface is gone is
+/// left alone.
+///
+/// # Errors
+/// When the kernel refuses; the program that it ran goes on.
+pub(crate) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both descriptors are open, and no options are given.
+    let error = unsafe {
+        libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), std::ptr::null())
+    };
+    match Errno::from_raw(-error) {
+        _ if error == 0 => Ok(()),
+        Errno::ENOLINK => Ok(()),
+        errno => Err(errno.into()),
+    }
+}
+
 fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }

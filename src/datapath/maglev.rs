@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use libbpf_rs::MapCore;
+
 use super::abi::{self, region, region_parts};
 use super::array::Array;
 use super::grace::Grace;
@@ -23,12 +25,31 @@ pub(super) struct MaglevTables {
 }
 
 impl MaglevTables {
-    /// Of an array with room for so many slots, none of which is in use.
-    pub(super) fn new(slots: Array<abi::slots>, capacity: u32) -> Self {
-        MaglevTables {
-            slots,
-            regions: Regions::new(capacity),
-        }
+    /// Of an array of which nothing is in use.
+    pub(super) fn new(slots: Array<abi::slots>) -> Self {
+        let regions = Regions::new(capacity(&slots));
+        MaglevTables { slots, regions }
+    }
+
+    /// The same tables at the same places of another map, which is at least as large.
+    ///
+    /// # Errors
+    /// When it cannot be mapped into memory.
+    pub(super) fn moved_to(&self, map: &impl MapCore) -> Result<Self, Error> {
+        let slots = self.slots.moved_to(map)?;
+        let mut regions = self.regions.clone();
+        regions.extend(capacity(&slots));
+        Ok(MaglevTables { slots, regions })
+    }
+
+    /// How many slots there are.
+    pub(super) fn capacity(&self) -> u32 {
+        capacity(&self.slots)
+    }
+
+    /// How many slots are in use, or may still be.
+    pub(super) fn used(&self) -> u64 {
+        self.regions.used()
     }
 
     /// Whether the region holds this table.
@@ -129,6 +150,10 @@ impl MaglevTables {
         };
         Some((first, (whole, rest), last))
     }
+}
+
+fn capacity(slots: &Array<abi::slots>) -> u32 {
+    slots.length().saturating_mul(2)
 }
 
 /// A word of which a table has one slot.

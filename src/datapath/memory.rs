@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{load, open_sized, Error};
 use crate::config::Limits;
+use crate::state::Needs;
 
 /// A hash table's bucket, and an element's header.
 const BUCKET: u64 = 16;
@@ -35,15 +36,15 @@ pub struct Table {
     pub bytes_per_entry: u64,
 }
 
-/// The maps of a datapath with these limits on this machine. Needs no privileges.
+/// The maps of a datapath that starts with these limits and needs on this machine. Needs no privileges.
 ///
 /// # Errors
 /// When the datapath's object cannot be read.
-pub fn tables(limits: &Limits) -> Result<Vec<Table>, Error> {
+pub fn tables(limits: &Limits, needs: &Needs) -> Result<Vec<Table>, Error> {
     load::begin();
     let cpus = libbpf_rs::num_possible_cpus().map_err(load::refused)?;
     let mut object = MaybeUninit::uninit();
-    let open = open_sized(&mut object, limits)?;
+    let open = open_sized(&mut object, limits, needs)?;
     let machine = Machine {
         cpus: cpus as u64,
         page: page_size(),

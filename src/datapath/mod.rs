@@ -15,6 +15,7 @@ mod ends;
 mod error;
 mod firewall;
 mod grace;
+mod grow;
 pub(crate) mod link;
 pub(crate) mod load;
 mod maglev;
@@ -23,6 +24,7 @@ mod percpu;
 pub mod pins;
 mod policies;
 pub mod reasons;
+mod sizes;
 pub mod sweep;
 mod syscall;
 mod totals;
@@ -35,6 +37,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
+use std::sync::{Mutex, Weak};
 use std::time::Instant;
 
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
@@ -42,13 +45,14 @@ use libbpf_rs::{MapCore, MapHandle, OpenObject, ProgramMut};
 
 use crate::config::{self, Limits};
 use crate::nat_ports;
-use crate::state::{self, regions, Desired};
+use crate::state::{self, Desired, Needs};
 pub use apply::Settings;
 use array::Array;
 pub use attach::Interface;
 use clock::Clock;
 pub use error::Error;
 use grace::Grace;
+pub use grow::{lock, SharedSweeper};
 pub use link::Mode;
 use pins::PinDir;
 pub use view::View;
@@ -84,6 +88,8 @@ pub struct Datapath {
     clock: Clock,
     /// The hash state by which full-nat draws source ports.
     nat_secret: u64,
+    /// Those who sweep these maps.
+    sweepers: Vec<Weak<Mutex<sweep::Sweeper>>>,
     skeleton: XdpLbSkel<'static>,
 }
 
@@ -122,55 +128,19 @@ const _: () = {
     assert!(state::firewall::DEFAULT_ID == limit::DEFAULT_RULE.0);
 };
 
-/// The sizes of the maps that `[limits]` sets, by name.
-fn sizes(limits: &Limits) -> [(&'static str, u32); 18] {
-    // An LRU map hands elements out to CPUs in batches: with fewer it evicts entries that are just made.
-    let tables = limits.connection_tables();
-    let (entries, opening) = (tables.established.max(64), tables.opening.max(64));
-    // A range of ports is at most 30 prefixes; the trie takes memory only as it is used.
-    let bindings = limits.services.saturating_mul(64);
-    let (rules, levels, steps) = state::firewall::sizes(limits);
-    [
-        ("vips", bindings),
-        ("services", limits.services),
-        ("backends", limits.backends),
-        ("traffic", limits.backends),
-        ("maglev", regions::capacity_for(limits).div_ceil(2)),
-        ("conntrack", entries),
-        ("conntrack6", entries),
-        ("opening", opening),
-        ("opening6", opening),
-        ("nat_ports", limits.connections),
-        ("nat_ports6", limits.connections),
-        ("fw_rules", rules),
-        ("fw_hits", rules),
-        ("fw_levels", 2 * levels),
-        ("fw_steps", 2 * steps),
-        (
-            "dos_sources",
-            limits
-                .sources
-                .div_ceil(abi::xdplb_limit::SOURCE_WAYS.0)
-                .max(1),
-        ),
-        ("past", limits.services),
-        ("expired", limits.backends),
-    ]
-}
-
-/// The datapath's object, not loaded yet, with its maps as large as `[limits]` says. Needs no privileges.
+/// The datapath's object, not loaded yet, with its maps as large as they have to be. Needs no privileges.
 fn open_sized<'a>(
     object: &'a mut MaybeUninit<OpenObject>,
     limits: &Limits,
+    needs: &Needs,
 ) -> Result<OpenXdpLbSkel<'a>, Error> {
     let mut open = XdpLbSkelBuilder::default()
         .open(object)
         .map_err(load::refused)?;
-    for (name, size) in sizes(limits) {
-        for mut map in open.open_object_mut().maps_mut() {
-            if map.name() == name {
-                map.set_max_entries(size).map_err(load::refused)?;
-            }
+    let sizes = sizes::sizes(limits, needs, 0);
+    for mut map in open.open_object_mut().maps_mut() {
+        if let Some(size) = sizes.iter().find(|size| map.name() == size.map) {
+            map.set_max_entries(size.created).map_err(load::refused)?;
         }
     }
     Ok(open)
@@ -184,16 +154,26 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Creates the maps and loads the programs.
+    /// Creates the maps, with room for any file within `limits`, and loads the programs.
     ///
     /// # Errors
     /// When the kernel refuses, with its message.
     pub fn load(limits: &Limits) -> Result<Self, Error> {
+        Self::load_for(limits, &Needs::everything(limits))
+    }
+
+    /// Creates the maps, with room for what `needs` says, and loads the programs.
+    ///
+    /// # Errors
+    /// As [`Loaded::load`].
+    pub fn load_for(limits: &Limits, needs: &Needs) -> Result<Self, Error> {
         load::begin();
         // The skeleton borrows from its object for as long as it lives, which is as long as we do: a few
         // bytes for each load.
         let object = Box::leak(Box::new(MaybeUninit::uninit()));
-        let skeleton = open_sized(object, limits)?.load().map_err(load::refused)?;
+        let skeleton = open_sized(object, limits, needs)?
+            .load()
+            .map_err(load::refused)?;
         Ok(Loaded {
             limits: *limits,
             skeleton,
@@ -211,12 +191,21 @@ impl Loaded {
 }
 
 impl Datapath {
-    /// Creates the maps and loads the programs. Nothing is attached or pinned yet.
+    /// Creates the maps, with room for any file within `limits`, and loads the programs. Nothing is attached or
+    /// pinned yet.
     ///
     /// # Errors
     /// When the kernel refuses, with its message.
     pub fn load(limits: &Limits) -> Result<Self, Error> {
         Self::over(Loaded::load(limits)?)
+    }
+
+    /// The same with room for what `needs` says. A plan that needs more has the maps made larger.
+    ///
+    /// # Errors
+    /// As [`Datapath::load`].
+    pub fn load_for(limits: &Limits, needs: &Needs) -> Result<Self, Error> {
+        Self::over(Loaded::load_for(limits, needs)?)
     }
 
     /// Over programs that are loaded already, and maps that are as a load leaves them.
@@ -231,10 +220,7 @@ impl Datapath {
             filter: Array::map(&maps.filter)?,
             services: Array::map(&maps.services)?,
             backends: Array::map(&maps.backends)?,
-            maglev: maglev::MaglevTables::new(
-                Array::map(&maps.maglev)?,
-                regions::capacity_for(&limits),
-            ),
+            maglev: maglev::MaglevTables::new(Array::map(&maps.maglev)?),
             nat_pool: Array::map(&maps.nat_pool)?,
             interfaces: Array::map(&maps.interfaces)?,
             sources: 0,
@@ -265,6 +251,7 @@ impl Datapath {
             clock,
             // Keyed from the system's random numbers, for each new one.
             nat_secret: RandomState::new().build_hasher().finish(),
+            sweepers: Vec::new(),
             skeleton,
         })
     }

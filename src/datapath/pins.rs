@@ -161,8 +161,57 @@ impl PinDir {
         Ok(())
     }
 
+    /// Pins those maps of another object whose names are listed, beside the ones that are pinned here under
+    /// these names.
+    ///
+    /// # Errors
+    /// When a pin cannot be made; none of them is there then.
+    pub fn pin_beside(&self, object: &mut Object, names: &[&str]) -> Result<(), Error> {
+        let maps = object.maps_mut();
+        let listed = maps.filter_map(|map| {
+            let name = names.iter().find(|name| map.name() == **name)?;
+            Some((self.beside(name), map))
+        });
+        for (path, mut map) in listed {
+            if let Err(error) = map.pin(&path) {
+                self.remove_beside(names);
+                return Err(Error::Pins {
+                    path,
+                    reason: format!("cannot pin the map here: {error}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what [`PinDir::pin_beside`] has made.
+    pub fn remove_beside(&self, names: &[&str]) {
+        for name in names {
+            let _ = fs::remove_file(self.beside(name));
+        }
+    }
+
+    /// Has the maps that were pinned beside others take their places: at any time there is one of a name.
+    pub fn take_over(&self, names: &[&str]) {
+        for name in names {
+            let path = self.path.join(name);
+            if let Err(error) = fs::rename(self.beside(name), &path) {
+                warn!(
+                    "{}: the pin is still that of a map that is no longer in use: {error}; restart xdplb",
+                    path.display()
+                );
+            }
+        }
+    }
+
+    /// A bpffs takes no names with a dot.
+    fn beside(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}_new"))
+    }
+
     /// How many there were.
     fn remove_pins(&self) -> usize {
+        self.remove_beside(self.contents.names);
         self.contents
             .names
             .iter()

@@ -14,6 +14,7 @@ mod error;
 pub mod filter;
 pub mod firewall;
 pub mod maglev;
+mod needs;
 mod origin;
 mod own_addresses;
 mod plan;
@@ -35,8 +36,9 @@ pub use crate::config::Family;
 
 pub use by_id::{ById, Change};
 pub use error::PlanError;
+pub use needs::{FamilyNeeds, Needs};
 pub use origin::Origin;
-pub use plan::plan;
+pub use plan::{plan, plan_of_file};
 use ports::PortPrefix;
 pub use replan::replan;
 
@@ -110,6 +112,8 @@ pub struct Desired {
     /// Services and backends left out because the only free ids are those that this plan has just
     /// freed. When this is above 0, a second plan, made once this one is in force, has them all.
     pub deferred: usize,
+    /// Room that the file needs in the maps, for what is deferred too.
+    pub needs: Needs,
     /// Which place in the file each id stands for.
     pub origin: Origin,
 }
@@ -251,6 +255,7 @@ impl Default for Desired {
             seed: 0,
             next_generation: 1,
             deferred: 0,
+            needs: Needs::default(),
             origin: Origin::default(),
         }
     }

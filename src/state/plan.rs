@@ -12,9 +12,10 @@ use super::backends::{backend, candidates, table, BackendIds, KnownBackends};
 use super::origin::{Membership, Origin, Place};
 use super::own_addresses::SourceAddresses;
 use super::{
-    filter, firewall, maglev, policies, ports, Desired, Echo, Family, PlanError, Service, Vip,
-    World,
+    filter, firewall, maglev, policies, ports, Desired, Echo, Family, Needs, PlanError, Service,
+    Vip, World,
 };
+use crate::config::blocklist::Contents;
 use crate::config::{self, Config};
 
 /// The desired contents of the maps under `config`, given the plan that is in force.
@@ -37,6 +38,7 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
         next_generation: previous.next_generation,
         ..Desired::default()
     };
+    next.needs = needs(config, &parts, next.firewall.as_deref());
     let mut vips = BTreeMap::new();
     let known_backends = KnownBackends::new(previous, config.limits.backends);
     let mut backend_ids = BackendIds::new(previous, config.limits.backends);
@@ -133,6 +135,19 @@ pub fn plan(previous: &Desired, config: &Config, world: &World<'_>) -> Result<De
     Ok(next)
 }
 
+/// The first plan as far as it follows from the file and its blocklists, as if no backend could be reached.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_of_file(config: &Config, blocklists: &Contents) -> Result<Desired, PlanError> {
+    let world = World {
+        hop: &|_| None,
+        own_addresses: &[],
+        blocklists,
+    };
+    plan(&Desired::default(), config, &world)
+}
+
 /// `next`, as the allocation of the plan before if it is the same: then nobody need compare it.
 fn shared<T: PartialEq>(previous: &Arc<T>, next: T) -> Arc<T> {
     if **previous == next {
@@ -196,6 +211,21 @@ fn parts(config: &Config) -> Vec<FamilyPart<'_>> {
         })
     });
     both.filter(|part| part.vips().next().is_some()).collect()
+}
+
+fn needs(config: &Config, parts: &[FamilyPart<'_>], firewall: Option<&firewall::Ruleset>) -> Needs {
+    let mut needs = Needs {
+        firewall: firewall.map(firewall::Ruleset::tables),
+        policies: !config.dos.is_empty(),
+        ..Needs::default()
+    };
+    for part in parts {
+        needs.add_table(maglev::size_for(part.backends().count()));
+        let family = needs.of_mut(part.family);
+        family.vips = true;
+        family.full_nat |= part.service.forward == config::Forward::FullNat;
+    }
+    needs
 }
 
 fn check_limits(config: &Config, parts: &[FamilyPart<'_>]) -> Result<(), PlanError> {

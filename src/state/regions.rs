@@ -12,6 +12,7 @@ use crate::config::Limits;
 /// The regions of an array of slots. All offsets and sizes are in slots.
 #[derive(Debug, Clone)]
 pub struct Regions {
+    capacity: u32,
     /// Size by offset; no two touch.
     free: BTreeMap<u32, u32>,
     /// Size by offset.
@@ -30,6 +31,7 @@ impl Regions {
             BTreeMap::new()
         };
         Regions {
+            capacity,
             free,
             live: BTreeMap::new(),
             released: BTreeSet::new(),
@@ -78,6 +80,22 @@ impl Regions {
         !self.released.is_empty()
     }
 
+    /// How many slots are in use, or released and not reclaimed yet.
+    pub fn used(&self) -> u64 {
+        let released = self.released.iter().map(|(_, size)| size);
+        let sizes = self.live.values().chain(released);
+        sizes.map(|&size| u64::from(size)).sum()
+    }
+
+    /// The array has `capacity` slots from now on, those that it had and free ones behind them. It does not
+    /// become smaller.
+    pub fn extend(&mut self, capacity: u32) {
+        if capacity > self.capacity {
+            self.free_again(self.capacity, capacity - self.capacity);
+            self.capacity = capacity;
+        }
+    }
+
     /// Cuts a region out of the free one at `start`, which has to contain it.
     fn take(&mut self, start: u32, offset: u32, size: u32) {
         let Some(free) = self.free.remove(&start) else {
@@ -97,18 +115,22 @@ impl Regions {
     /// Frees all that has been released, joined with the free regions beside it. To be called when every
     /// packet is through that began before the last release.
     pub fn reclaim(&mut self) {
-        while let Some((mut offset, mut size)) = self.released.pop_first() {
-            if let Some(after) = self.free.remove(&(offset + size)) {
-                size += after;
-            }
-            if let Some((&start, &before)) = self.free.range(..offset).next_back() {
-                if start + before == offset {
-                    self.free.remove(&start);
-                    (offset, size) = (start, size + before);
-                }
-            }
-            self.free.insert(offset, size);
+        while let Some((offset, size)) = self.released.pop_first() {
+            self.free_again(offset, size);
         }
+    }
+
+    fn free_again(&mut self, mut offset: u32, mut size: u32) {
+        if let Some(after) = self.free.remove(&(offset + size)) {
+            size += after;
+        }
+        if let Some((&start, &before)) = self.free.range(..offset).next_back() {
+            if start + before == offset {
+                self.free.remove(&start);
+                (offset, size) = (start, size + before);
+            }
+        }
+        self.free.insert(offset, size);
     }
 }
 

@@ -7,15 +7,14 @@ mod text;
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::Error;
 use crate::config::blocklist::{self, Contents};
 use crate::config::{self, Config, Diagnostic};
 use crate::datapath::memory::{self, Table};
 use crate::nat_ports;
+use crate::state;
 use crate::state::firewall::Ruleset;
-use crate::state::{self, Desired, PlanError, World};
 use report::Report;
 
 /// Reads and validates `file` and prints the configuration that would run.
@@ -29,26 +28,16 @@ pub fn run(file: &Path, json: bool, out: &mut impl Write) -> Result<(), Error> {
         warnings,
     } = config::load(file)?;
     let blocklists = blocklist::load_all(&blocklists, &Contents::new())?;
-    let firewall = compile(&config, &blocklists)?;
+    let plan = state::plan_of_file(&config, &blocklists)?;
     let mtus = mtu::of_interfaces(&config.datapath.interfaces);
-    let tables = memory::tables(&config.limits)?;
+    let tables = memory::tables(&config.limits, &plan.needs)?;
     let host = Host {
         mtus: &mtus,
         nat_ports: nat_ports::range(),
         tables: &tables,
     };
-    print(&config, &warnings, &host, firewall.as_deref(), json, out)
-}
-
-/// The compiled firewall, once everything is known to fit the maps, so far as that does not depend on
-/// the network.
-fn compile(config: &Config, blocklists: &Contents) -> Result<Option<Arc<Ruleset>>, PlanError> {
-    let world = World {
-        hop: &|_| None,
-        own_addresses: &[],
-        blocklists,
-    };
-    state::plan(&Desired::default(), config, &world).map(|desired| desired.firewall)
+    let firewall = plan.firewall.as_deref();
+    print(&config, &warnings, &host, firewall, json, out)
 }
 
 /// Facts about this host.
@@ -57,11 +46,11 @@ struct Host<'a> {
     mtus: &'a [u32],
     /// The ports that full-nat sends from, inclusive.
     nat_ports: (u16, u16),
-    /// The maps that the file's limits ask for.
+    /// The maps that a start with the file makes.
     tables: &'a [Table],
 }
 
-/// Prints what `config` would run, and the warnings about it; `firewall` is from [`compile`].
+/// Prints what `config` would run, and the warnings about it; `firewall` is compiled from it.
 fn print(
     config: &Config,
     warnings: &[Diagnostic],
@@ -120,7 +109,7 @@ port = "any"
     fn with_blocklists(file: &str, blocklists: &Contents, mtus: &[u32], json: bool) -> String {
         let loaded = crate::config::parse(file, Path::new("lb.toml")).expect("a valid file");
         let (config, warnings) = (&loaded.config, &loaded.warnings);
-        let firewall = compile(config, blocklists).expect("it fits");
+        let plan = state::plan_of_file(config, blocklists).expect("it fits");
         let mut out = Vec::new();
         let host = Host {
             mtus,
@@ -140,8 +129,8 @@ port = "any"
                 },
             ],
         };
-        print(config, warnings, &host, firewall.as_deref(), json, &mut out)
-            .expect("a vector takes all");
+        let firewall = plan.firewall.as_deref();
+        print(config, warnings, &host, firewall, json, &mut out).expect("a vector takes all");
         String::from_utf8(out).expect("text")
     }
 
@@ -161,12 +150,8 @@ limits
   services         3 of 4096
   backends         4 of 16384
   connections      1000000 of each address family
-                   345.2 MiB of memory for IPv4
-                   459.6 MiB of memory for IPv6
   firewall_rules   0 of 65536
-                   28.5 MiB of memory, and 1.0 MiB for each CPU
   sources          262144
-                   22.0 MiB of memory
 memory
   table  entries  memory
   large  1000000  3.0 MiB
@@ -225,10 +210,7 @@ warning: lb.toml:25:1: service \"empty\" has no backend, so its packets are drop
             serde_json::from_str(&printed(FILE, &[], true)).expect("JSON");
         assert_eq!(view["datapath"]["interfaces"][1], "eth1");
         assert_eq!(view["limits"]["services"]["used"], 3);
-        assert_eq!(
-            view["limits"]["connection_tables"]["established_entries"],
-            2_000_000
-        );
+        assert_eq!(view["limits"]["connections"], 1_000_000);
         assert_eq!(view["timeouts"]["tcp_established"], 3600.0);
         let service = &view["services"][0];
         assert_eq!(service["vips"][1], "2001:db8:1::11");
@@ -314,8 +296,7 @@ burst = 50
     fn protection_in_words() {
         let text = with_blocklists(PROTECTED, &blocklists(), &[], false);
         for expected in [
-            "  firewall_rules   3 of 1000\n                   458.1 KiB of memory, and 16.6 KiB for each CPU\n",
-            "  sources          1000\n                   85.9 KiB of memory\n",
+            "  firewall_rules   3 of 1000\n  sources          1000\n",
             "  allow            198.51.100.0/24, 192.0.2.1\n",
             "
 firewall
@@ -357,9 +338,7 @@ firewall
         let limits = &view["limits"];
         assert_eq!(limits["firewall_rules"]["used"], 3);
         assert_eq!(limits["firewall_rules"]["limit"], 1000);
-        assert_eq!(limits["firewall_tables"]["bytes_per_cpu"], 1065 * 16);
         assert_eq!(limits["sources"], 1000);
-        assert_eq!(limits["sources_bytes"], 250 * 352);
         let allow = serde_json::json!(["198.51.100.0/24", "192.0.2.1"]);
         assert_eq!(view["services"][0]["allow"], allow);
         let firewall = &view["firewall"];
@@ -394,8 +373,9 @@ firewall
     #[test]
     fn what_does_not_fit() {
         let loaded = crate::config::parse(PROTECTED, Path::new("lb.toml")).expect("a valid file");
-        let error = compile(&loaded.config, &Contents::new()).expect_err("blocklists are missing");
-        assert!(matches!(error, PlanError::Unread { .. }), "{error}");
+        let error = state::plan_of_file(&loaded.config, &Contents::new())
+            .expect_err("blocklists are missing");
+        assert!(matches!(error, state::PlanError::Unread { .. }), "{error}");
     }
 
     const TUNNELS: &str = r#"

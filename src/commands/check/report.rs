@@ -50,39 +50,20 @@ pub(super) struct FullNatPorts {
     pub rest_seconds: u64,
 }
 
-/// The limits, with what the file uses of them and the memory that they ask for.
+/// The limits, with what the file uses of them.
 #[derive(Serialize)]
 pub(super) struct Limits {
     pub services: Usage,
     pub backends: Usage,
     pub connections: u32,
-    pub connection_tables: ConnectionMemory,
     pub firewall_rules: Usage,
-    pub firewall_tables: FirewallMemory,
     pub sources: u32,
-    pub sources_bytes: u64,
 }
 
 #[derive(Serialize)]
 pub(super) struct Usage {
     pub limit: u32,
     pub used: usize,
-}
-
-/// Entries of each address family, and the memory for each.
-#[derive(Serialize)]
-pub(super) struct ConnectionMemory {
-    established_entries: u32,
-    opening_entries: u32,
-    pub ipv4_bytes: u64,
-    pub ipv6_bytes: u64,
-}
-
-/// The memory that `limits.firewall_rules` takes, with any number of rules.
-#[derive(Serialize)]
-pub(super) struct FirewallMemory {
-    pub bytes: u64,
-    pub bytes_per_cpu: u64,
 }
 
 /// A service, with the share of each backend.
@@ -198,8 +179,6 @@ impl FullNatPorts {
 impl Limits {
     fn new(config: &Config) -> Limits {
         let limits = &config.limits;
-        let connections = limits.connection_tables();
-        let firewall = limits.firewall_tables();
         let services = config.services.iter();
         let rules = config.firewall.iter().flat_map(|firewall| &firewall.rules);
         Limits {
@@ -215,22 +194,11 @@ impl Limits {
                 used: services.map(backends_used).sum(),
             },
             connections: limits.connections,
-            connection_tables: ConnectionMemory {
-                established_entries: connections.established,
-                opening_entries: connections.opening,
-                ipv4_bytes: connections.ipv4_bytes(),
-                ipv6_bytes: connections.ipv6_bytes(),
-            },
             firewall_rules: Usage {
                 limit: limits.firewall_rules,
                 used: rules.count(),
             },
-            firewall_tables: FirewallMemory {
-                bytes: firewall.bytes(),
-                bytes_per_cpu: firewall.bytes_per_cpu(),
-            },
             sources: limits.sources,
-            sources_bytes: limits.sources_bytes(),
         }
     }
 }

@@ -58,18 +58,10 @@ fn limits(limits: &Limits, out: &mut impl Write) -> io::Result<()> {
         services,
         backends,
         connections,
-        connection_tables,
         firewall_rules,
-        firewall_tables,
         sources,
-        sources_bytes,
     } = limits;
     let usage = |limit: u32, used: usize| format!("{used} of {limit}");
-    let of_memory = |bytes: u64| format!("{} of memory", memory(bytes));
-    let ipv4 = of_memory(connection_tables.ipv4_bytes);
-    let ipv6 = of_memory(connection_tables.ipv6_bytes);
-    let rules = of_memory(firewall_tables.bytes);
-    let hits = memory(firewall_tables.bytes_per_cpu);
     writeln!(out, "limits")?;
     line(out, "services", usage(services.limit, services.used))?;
     line(out, "backends", usage(backends.limit, backends.used))?;
@@ -78,16 +70,12 @@ fn limits(limits: &Limits, out: &mut impl Write) -> io::Result<()> {
         "connections",
         format_args!("{connections} of each address family"),
     )?;
-    line(out, "", format_args!("{ipv4} for IPv4"))?;
-    line(out, "", format_args!("{ipv6} for IPv6"))?;
     line(
         out,
         "firewall_rules",
         usage(firewall_rules.limit, firewall_rules.used),
     )?;
-    line(out, "", format_args!("{rules}, and {hits} for each CPU"))?;
-    line(out, "sources", sources)?;
-    line(out, "", of_memory(*sources_bytes))
+    line(out, "sources", sources)
 }
 
 /// Every map, and the sum.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::PlanError;
 use crate::config::blocklist::Contents;
-use crate::config::{self, Config, FirewallTables, Limits, PortRange};
+use crate::config::{self, Config, FirewallTables, PortRange};
 use crate::prefix::Prefix;
 
 pub use crate::config::BLOCKLIST_LIMIT;
@@ -29,16 +29,6 @@ const _: () = assert!(DEEPEST <= LEVEL_LIMIT);
 
 /// The id of the default.
 pub const DEFAULT_ID: u32 = 0;
-
-/// Ids for rules, levels, and steps that there is room for under `limits`.
-pub fn sizes(limits: &Limits) -> (u32, u32, u32) {
-    let FirewallTables {
-        rules,
-        levels,
-        steps,
-    } = limits.firewall_tables();
-    (rules, levels, steps)
-}
 
 /// The rules and blocklists in force. The same allocation as in the plan before when nothing has
 /// changed.
@@ -139,6 +129,15 @@ pub(super) fn plan(
 }
 
 impl Ruleset {
+    /// The tables that it fills.
+    pub fn tables(&self) -> FirewallTables {
+        FirewallTables {
+            rules: self.rules.keys().next_back().map_or(0, |id| id + 1),
+            levels: self.levels.len() as u32,
+            steps: self.steps.len() as u32,
+        }
+    }
+
     /// Whether this is what compiling `wanted` would give.
     fn is_of(&self, wanted: &config::Firewall, contents: &[Arc<[Prefix]>]) -> bool {
         let count = 1 + wanted.rules.len() + wanted.blocklists.len();

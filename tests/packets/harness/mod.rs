@@ -32,7 +32,7 @@ use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::pins::PinDir;
 use xdplb::datapath::reasons::{self, REASONS};
 use xdplb::datapath::{Interface, Settings};
-use xdplb::state::{self, Desired, Hop, World};
+use xdplb::state::{self, Desired, Hop, Needs, World};
 
 pub use crate::frames::{assert_same, hex};
 use pool::Lent;
@@ -167,8 +167,16 @@ impl Lab {
     }
 
     pub fn with_limits(services: &str, connections: u32) -> Lab {
+        Lab::over(services, Lent::take(&Lab::limits(connections)))
+    }
+
+    /// With these services, over maps with room for what `needs` says.
+    pub fn with_needs(services: &str, limits: &Limits, needs: &Needs) -> Lab {
+        Lab::over(services, Lent::load(limits, needs))
+    }
+
+    fn over(services: &str, mut datapath: Lent) -> Lab {
         let ifindex = namespace();
-        let mut datapath = Lent::take(&Lab::limits(connections));
         for slot in [CLIENTS, BACKENDS, OTHER] {
             datapath
                 .set_interface(slot, &interface(slot, &ifindex))

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use xdplb::config::Limits;
 use xdplb::datapath::{Datapath, Loaded};
+use xdplb::state::Needs;
 
 use super::elements;
 
@@ -38,6 +39,15 @@ impl Lent {
             datapath: Some(Datapath::over(loaded).expect("maps that are known")),
             limits: *limits,
             own,
+        }
+    }
+
+    /// One with room for what `needs` says, for this test alone.
+    pub fn load(limits: &Limits, needs: &Needs) -> Lent {
+        Lent {
+            datapath: Some(Datapath::load_for(limits, needs).expect("a load")),
+            limits: *limits,
+            own: true,
         }
     }
 
