@@ -24,6 +24,7 @@ mod firewall_beyond_ports;
 mod firewall_properties;
 mod forward;
 mod fragments;
+mod growth;
 mod harness;
 mod host_traffic;
 mod icmp;

@@ -245,10 +245,17 @@ impl Lab {
     /// Puts other services in force, as a reload of the file does. Whatever else the file has may follow
     /// them.
     pub fn reload(&mut self, services: &str) {
+        self.plan(services);
+        self.apply();
+    }
+
+    /// Makes the plan for other services, without putting it in force.
+    pub fn plan(&mut self, services: &str) {
+        let limits = self.datapath.limits();
         let text = format!(
-            "[datapath]\ninterfaces = [\"clients\", \"backends\", \"other\"]\n{}\n[limits]\nservices = 32\n\
-             backends = 64\nfirewall_rules = 2048\nsources = 1024\n{services}",
-            self.datapath_keys
+            "[datapath]\ninterfaces = [\"clients\", \"backends\", \"other\"]\n{}\n[limits]\nservices = {}\n\
+             backends = {}\nfirewall_rules = 2048\nsources = 1024\n{services}",
+            self.datapath_keys, limits.services, limits.backends
         );
         let config = config::parse(&text, Path::new("lb.toml"))
             .unwrap_or_else(|error| panic!("{error}"))
@@ -260,7 +267,6 @@ impl Lab {
         assert_eq!(desired.deferred, 0, "a test with more ids than limits");
         self.config = Some(config);
         self.desired = desired;
-        self.apply();
     }
 
     fn planned(

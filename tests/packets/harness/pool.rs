@@ -51,6 +51,11 @@ impl Lent {
         }
     }
 
+    /// The limits that it was loaded with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// No other test may have it afterwards.
     pub fn keep(&mut self) {
         self.own = true;
