@@ -48,6 +48,9 @@ fn load_remedy(error: &libbpf_rs::Error) -> String {
         libbpf_rs::ErrorKind::PermissionDenied => {
             "it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root; if it has them, the verifier's words are above"
         }
+        _ if log.contains("EMFILE") => {
+            "it has no descriptors left: raise the limit of open files (ulimit -n; systemd: LimitNOFILE=)"
+        }
         _ if log.contains("failed to create") => {
             "a table is too large for this kernel or its memory: lower [limits]; `xdplb check` shows what they take"
         }

@@ -47,7 +47,7 @@ impl MaglevTables {
         capacity(&self.slots)
     }
 
-    /// How many slots are in use, or may still be.
+    /// How many slots are in use.
     pub(super) fn used(&self) -> u64 {
         self.regions.used()
     }

@@ -150,3 +150,136 @@ fn stepped(map: &'static str, least: u32, usual: u32, smallest: u32, full: u32) 
         created: if created > full / 2 { full } else { created },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::state::FamilyNeeds;
+
+    fn size(limits: &Limits, needs: &Needs, map: &str) -> Size {
+        let sizes = sizes(limits, needs, 0);
+        let found = sizes.into_iter().find(|size| size.map == map);
+        found.expect("a size")
+    }
+
+    fn tables(slots: u64, largest: u32) -> Needs {
+        Needs {
+            slots,
+            largest,
+            ..Needs::default()
+        }
+    }
+
+    #[test]
+    fn maglev_has_room_for_all_tables_anew() {
+        let limits = Limits::default();
+        let entries = |needs: &Needs| size(&limits, needs, "maglev").created;
+        assert_eq!(entries(&Needs::default()), 32_768);
+        // Twice, a quarter more, and twice the largest: 73,714 slots.
+        assert_eq!(entries(&tables(16_381, 16_381)), 65_536);
+        // 16,777,216 would be more than half of what the limits allow.
+        assert_eq!(entries(&tables(3_400_000, 131_071)), 9_041_659);
+        assert_eq!(entries(&tables(u64::MAX, u32::MAX)), 9_041_659);
+    }
+
+    #[test]
+    fn tables_in_use_need_their_room_beside_the_new_ones() {
+        let limits = Limits::default();
+        let needs = tables(16_381, 16_381);
+        let least = |taken| {
+            let sizes = sizes(&limits, &needs, taken);
+            let found = sizes.iter().find(|size| size.map == "maglev");
+            found.expect("a size").least
+        };
+        assert_eq!(least(0), (16_381_u32 + 4_095 + 32_762).div_ceil(2));
+        assert_eq!(least(16_381), (32_762_u32 + 8_190 + 32_762).div_ceil(2));
+    }
+
+    #[test]
+    fn a_family_without_a_vip_has_the_smallest_tables() {
+        let limits = Limits::default();
+        let vips = FamilyNeeds {
+            vips: true,
+            full_nat: false,
+        };
+        let needs = Needs {
+            ipv6: vips,
+            ..Needs::default()
+        };
+        let entries = |map| size(&limits, &needs, map).created;
+        assert_eq!((entries("conntrack"), entries("opening")), (64, 64));
+        assert_eq!(
+            (entries("conntrack6"), entries("opening6")),
+            (2_000_000, 500_000)
+        );
+        assert_eq!(
+            (entries("nat_ports"), entries("nat_ports6")),
+            (65_536, 65_536)
+        );
+    }
+
+    fn needs() -> impl Strategy<Value = Needs> {
+        let family = || (any::<bool>(), any::<bool>());
+        let firewall = (1..70_000_u32, 1..70_000_u32, 1..600_000_u32);
+        let firewall = prop::option::of(firewall);
+        let tables = (0..20_000_000_u64, 0..131_072_u32);
+        (family(), family(), firewall, any::<bool>(), tables).prop_map(
+            |(ipv4, ipv6, firewall, policies, (slots, largest))| {
+                let family = |(vips, full_nat)| FamilyNeeds { vips, full_nat };
+                Needs {
+                    slots,
+                    largest,
+                    ipv4: family(ipv4),
+                    ipv6: family(ipv6),
+                    firewall: firewall.map(|(rules, levels, steps)| FirewallTables {
+                        rules,
+                        levels,
+                        steps,
+                    }),
+                    policies,
+                }
+            },
+        )
+    }
+
+    fn limits() -> impl Strategy<Value = Limits> {
+        (
+            1..5000_u32,
+            1..20_000_u32,
+            1..2_000_000_u32,
+            1..131_000_u32,
+            1..300_000_u32,
+        )
+            .prop_map(
+                |(services, backends, connections, firewall_rules, sources)| Limits {
+                    services,
+                    backends,
+                    connections,
+                    firewall_rules,
+                    sources,
+                },
+            )
+    }
+
+    proptest! {
+        /// What the firewall's two halves rely on, and what makes a second growth rare.
+        #[test]
+        fn what_is_made_larger_at_least_doubles(limits in limits(), before in needs(), after in needs(), taken in 0..9_000_000_u64) {
+            let all = sizes(&limits, &Needs::everything(&limits), 0);
+            let before = sizes(&limits, &before, 0);
+            let after = sizes(&limits, &after, taken);
+            for ((before, after), all) in before.iter().zip(&after).zip(&all) {
+                prop_assert_eq!(before.map, after.map);
+                prop_assert!(after.least <= after.created, "{after:?}");
+                prop_assert!(after.created <= all.created, "{after:?}, {all:?}");
+                prop_assert_eq!(all.least, all.created);
+                let halves = ["fw_levels", "fw_steps"].contains(&after.map);
+                if halves && after.least > before.created {
+                    prop_assert!(after.created >= 2 * before.created, "{before:?}, {after:?}");
+                }
+            }
+        }
+    }
+}

@@ -80,11 +80,9 @@ impl Regions {
         !self.released.is_empty()
     }
 
-    /// How many slots are in use, or released and not reclaimed yet.
+    /// How many slots are in use; those that have been released can be had again.
     pub fn used(&self) -> u64 {
-        let released = self.released.iter().map(|(_, size)| size);
-        let sizes = self.live.values().chain(released);
-        sizes.map(|&size| u64::from(size)).sum()
+        self.live.values().map(|&size| u64::from(size)).sum()
     }
 
     /// The array has `capacity` slots from now on, those that it had and free ones behind them. It does not

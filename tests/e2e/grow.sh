@@ -73,8 +73,9 @@ large="$(in_ns lb "$XDPLB" check --config "$CONFIG" --json | jq .memory.bytes)"
 check "the larger file takes more memory ($small and $large bytes)" test "$large" -gt "$small"
 check "descriptors run short" cannot_grow
 check_fails "a reload that needs larger tables is refused without them" reload_xdplb
-check_contains "the log says which and what to do" "$(grep 'reload refused' "$LOG")" \
-	'larger tables \(.*conntrack6.*\).*or stop xdplb'
+said="$(grep 'reload refused' "$LOG")"
+check_contains "the log says which" "$said" 'needs larger tables \(.*conntrack6.*\)'
+check_contains "and what to do" "$said" 'raise the limit of open files.*or stop xdplb'
 check_equal "the service goes on" "$(who_answers "$VIP4" 20)" "b1 b2"
 check_fails "and there is no other" get "$VIP6"
 check_equal "nothing is pinned beside" "$(pins)" "$pinned"
@@ -94,7 +95,6 @@ check "wrk still runs" kill -0 "$wrk"
 check_equal "IPv6 is balanced" "$(who_answers "$VIP6" 20)" "b1 b2"
 check_equal "full-nat is balanced over IPv4" "$(get "$VIP4:81")" b3
 check_equal "full-nat is balanced over IPv6" "$(get "[$VIP6]:81")" b3
-start_transfer v6 "$VIP6" 2m
 check_equal "the firewall is in force" "$(look firewall --json | jq length)" 201
 for round in 1 2; do
 	small_file | write_config
@@ -105,8 +105,6 @@ for round in 1 2; do
 	check_equal "IPv6 is back, $round" "$(who_answers "$VIP6" 20)" "b1 b2"
 done
 check_equal "no table has to be made larger twice" "$(times_larger)" 1
-# What a reload takes a VIP from loses its connections, and is meant to.
-wait "${TRANSFERS[v6]}" || true
 check_transfer "the IPv4 transfer ends whole" v4
 wait "$wrk" || true
 check_wrk "wrk over all that" "$WORK/wrk"

@@ -175,6 +175,22 @@ fn what_a_file_does_not_use_takes_nothing() {
     }
 }
 
+/// All but the connection tables, with nat over both families and the default limits.
+#[test]
+fn the_other_tables_are_small() {
+    let (limits, needs) = needs("", &service("web", "nat", &[IPV4, IPV6]));
+    let tables = memory::tables(&limits, &needs).expect("the object");
+    let of_connections = ["conntrack", "conntrack6", "opening", "opening6", "pending"];
+    let others = tables
+        .iter()
+        .filter(|table| !of_connections.contains(&table.name.as_str()));
+    let bytes: u64 = others.map(|table| table.bytes).sum();
+    let cpus = libbpf_rs::num_possible_cpus().expect("the number of CPUs") as u64;
+    // Counts of each of 16,384 backends, for each CPU.
+    let most = (8 << 20) + cpus * (3 << 20);
+    assert!(bytes <= most, "{bytes} bytes");
+}
+
 /// Of those that grow: the bytes that an entry adds.
 #[test]
 fn an_entry_takes_what_is_said() {

@@ -7,6 +7,7 @@ mod bindings;
 mod direct;
 mod ids;
 mod limits;
+mod needs;
 mod ports;
 mod properties;
 mod protection;

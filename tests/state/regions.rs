@@ -125,6 +125,25 @@ proptest! {
     }
 }
 
+/// Regions in use stay where they are, and those that packets may still read are not given out.
+#[test]
+fn an_array_that_becomes_larger_has_free_slots_behind() {
+    let mut regions = Regions::new(100);
+    assert_eq!(regions.allocate(40), Some(0));
+    assert_eq!(regions.allocate(40), Some(40));
+    assert!(regions.release(0, 40));
+    assert_eq!(regions.used(), 40);
+    assert_eq!(regions.allocate(50), None);
+    regions.extend(200);
+    assert_eq!(regions.allocate(120), Some(80), "joined with what was free");
+    assert_eq!(regions.allocate(1), None);
+    regions.reclaim();
+    assert_eq!(regions.allocate(40), Some(0));
+    assert_eq!(regions.used(), 200);
+    regions.extend(100);
+    assert_eq!(regions.allocate(1), None);
+}
+
 #[test]
 fn capacity_allows_for_mixed_sizes() {
     let limits = Limits {
