@@ -458,6 +458,31 @@ fn what_the_kernel_refuses_leaves_everything_as_it_was() {
     );
 }
 
+/// Something of somebody else has the name that a new map is pinned under until it takes the old one's place.
+#[test]
+fn a_pin_that_cannot_be_made_leaves_everything_as_it_was() {
+    let mut lab = small();
+    let pins = lab.pin();
+    let web = establish(&lab, Protocol::Tcp, "198.51.100.7:1000", "203.0.113.11:80");
+    let before = ids(&lab);
+    let obstacle = pins.join("nat_ports6_new");
+    std::fs::create_dir(&obstacle).expect("a directory in a bpffs");
+    lab.plan(&large());
+    let refused = lab.datapath.follow(&lab.desired, &lab.settings);
+    let said = refused.expect_err("no pin").to_string();
+    assert!(said.contains("nat_ports6_new"), "{said}");
+    assert_eq!(ids(&lab), before);
+    assert_eq!(pinned_ids(&pins), before);
+    assert_eq!(files(&pins), NAMES.len() + 1);
+    talk(&lab, &web);
+
+    std::fs::remove_dir(&obstacle).expect("it is empty");
+    lab.apply();
+    assert_eq!(pinned_ids(&pins), ids(&lab));
+    assert_eq!(files(&pins), NAMES.len());
+    talk(&lab, &web);
+}
+
 /// There is room in all, but none that is in one piece.
 #[test]
 fn gaps_between_maglev_tables_are_no_obstacle() {
