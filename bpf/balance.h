@@ -25,10 +25,6 @@
 #define TCP_CONTROL (TCP_SYN | TCP_FIN | TCP_RST)
 /* The bits of a status that say that an end has been seen, which the connection may survive. */
 #define STATUS_ENDING ((CONN_FINS | CONN_RESET) << 8 | 0xffU << 24)
-/* An entry asks for that of the other direction when its age passes a multiple of so many jiffies:
- * half a second to five. */
-#define TWIN_SHIFT 9
-
 /*
  * True if the packet goes on with its connection as it stands, with no other change than
  * the entry's age. The backend's direction does not ask whether the backend may still be
@@ -39,7 +35,7 @@ static __always_inline int settled(const struct packet *p, const struct conn *c,
 {
 	const struct settings *s = array_at(settings, 0);
 
-	if (!s || p->tcp_flags & TCP_CONTROL || idle_too_long(c, s, now()))
+	if (!s || idle_too_long(c, s, now()))
 		return 0;
 	if (unlikely(*status_word(c) & STATUS_ENDING) && may_settle_end(p, c))
 		return 0;
@@ -62,6 +58,11 @@ static __always_inline int must_rehash(const struct packet *p, const struct conn
 	       b->rehash >> protocol_class(p->protocol) & 1;
 }
 
+static __always_inline int opens_connection(const struct packet *p)
+{
+	return (p->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
+}
+
 /* The next hop of a packet that may go there. */
 static __always_inline int find_way(const struct packet *p, const struct conn *c,
 				    const struct backend *b, const struct interface **out,
@@ -81,44 +82,25 @@ static __always_inline int find_way(const struct packet *p, const struct conn *c
 
 #include "family.h"
 
-/* Whether the connection has its other entry too, under its new 5-tuple turned round. */
-static __noinline int NAME(has_twin)(const CONN *c, __u32 protocol)
-{
-	FLOW flow = {};
-
-	__builtin_memcpy(&flow.saddr, &c->daddr, sizeof(flow.saddr));
-	__builtin_memcpy(&flow.daddr, &c->saddr, sizeof(flow.daddr));
-	flow.sport = c->dport;
-	flow.dport = c->sport;
-	flow.protocol = protocol;
-	return !!bpf_map_lookup_elem(&CONNTRACK, &flow);
-}
-
 /*
- * The entry of a settled packet learns that it is in use, and where its sender is, some times a
- * second at most. False if there is more to see to: the LRU has taken the entry of the other
- * direction, or the backend is not usable any more and the service does not wait for it.
+ * The connection of a settled packet learns that it is in use, and where its sender is, some times
+ * a second at most. False if there is more to see to: the backend is not usable any more and the
+ * service does not wait for it.
  */
-static __always_inline int NAME(renew)(const struct packet *p, ENTRY *e, const struct backend *b)
+static __noinline int NAME(renew)(struct work *w, const struct packet *p, const struct backend *b)
 {
-	const struct settings *s = array_at(settings, 0);
-	struct conn *c = &e->c.conn;
+	const CONN *c = &w->CURRENT;
+	const struct session *session = &w->HELD.session;
 	const struct tcphdr *tcp = p->l4;
-	__u32 time = now();
 
-	if (!s)
+	if (!b || must_rehash(p, &c->conn, b))
 		return 0;
-	if (likely(!idle_since(time, c->last_seen, s->refresh)))
-		return 1;
-	if (must_rehash(p, c, b))
-		return 0;
-	if ((time ^ c->last_seen) >> TWIN_SHIFT && !is_direct(c) &&
-	    !NAME(has_twin)(&e->c, p->protocol))
-		return 0;
-	c->last_seen = time;
+	w->own.number = session->number[w->at.reply & 1];
 	/* Parsing has looked, but Linux 6.1's verifier does not remember. */
-	if (p->protocol == IPPROTO_TCP && (const void *)(tcp + 1) <= p->end)
-		e->sequence = bpf_ntohl(tcp->seq);
+	if (p->protocol == IPPROTO_TCP && !has_fin(&c->conn) && (const void *)(tcp + 1) <= p->end)
+		w->own.number = bpf_ntohl(tcp->seq);
+	/* Where another CPU is faster, it is in use as well. */
+	NAME(change)(w, way_with(w->at.word, *status_word(&c->conn), now()), 0);
 	return 1;
 }
 
@@ -153,8 +135,8 @@ static __always_inline int NAME(meter)(const struct packet *p, const FLOW *flow,
 		     p->tcp_flags, c->admission, p->length);
 }
 
-/* The connection of the packet, which it may have made or changed, in *c. `missed`: conntrack has
- * been looked into. */
+/* The connection of the packet, which it may have made or changed, in *c. `missed`: it is in no
+ * set. */
 static __always_inline int NAME(track)(const struct packet *p, const FLOW *flow, CONN **c,
 				       int missed)
 {
@@ -165,7 +147,12 @@ static __always_inline int NAME(track)(const struct packet *p, const FLOW *flow,
 		return REASON_TABLE_FULL;
 	w->facts.missed = missed;
 	reason = track();
-	*c = NAME(narrow_own)(w);
+#if FAMILY == 4
+	narrow_conn(&w->own.c, &w->CURRENT);
+	*c = &w->CURRENT;
+#else
+	*c = &w->own.c;
+#endif
 	return reason;
 }
 
@@ -173,27 +160,34 @@ static __always_inline int NAME(track)(const struct packet *p, const FLOW *flow,
 static __always_inline int NAME(connect)(struct packet *p, const FLOW *flow, CONN **c,
 					 const struct backend **b)
 {
+	const struct settings *s = array_at(settings, 0);
 	struct RECENT_SLOT *r = NAME(recent_of)(flow);
-	int reason, missed = 0;
+	struct work *w = array_at(scratch, 0);
+	/* The first segment of a connection is in no set, as a rule. */
+	int reason, missed = opens_connection(p);
 	__u64 epoch;
-	ENTRY *e;
 
-	/* A first fragment leaves its ports for the others. */
-	if (unlikely(p->kind != WHOLE_PACKET))
+	/* A first fragment leaves its ports for the others; SYN, FIN and RST change something. */
+	if (unlikely(!s || !w || p->kind != WHOLE_PACKET || p->tcp_flags & TCP_CONTROL))
 		goto track;
 	epoch = current_epoch();
 	*c = NAME(find_recent)(r, flow, epoch);
 	*b = *c ? array_at(backends, (*c)->conn.backend) : NULL;
 	if (likely(*b && settled(p, &(*c)->conn, *b)))
 		return NAME(meter)(p, flow, &(*c)->conn);
-	e = bpf_map_lookup_elem(&CONNTRACK, flow);
-	*c = e ? &e->c : NULL;
-	*b = e ? array_at(backends, e->c.conn.backend) : NULL;
-	if (likely(*b && settled(p, &e->c.conn, *b) && NAME(renew)(p, e, *b))) {
-		NAME(keep_recent)(r, flow, e, epoch);
-		return NAME(meter)(p, flow, &e->c.conn);
+	w->KEY = *flow;
+	missed = !NAME(find)(p->is_towards);
+	/* Nearly every packet of one that is half-open changes it. */
+	if (missed || !(w->at.word & WAY_PROVEN_BIT))
+		goto track;
+	*c = &w->CURRENT;
+	*b = array_at(backends, (*c)->conn.backend);
+	if (likely(*b && settled(p, &(*c)->conn, *b)) &&
+	    (likely(!idle_since(now(), (*c)->conn.last_seen, s->refresh)) ||
+	     NAME(renew)(w, p, *b))) {
+		NAME(keep_recent)(r, flow, *c, epoch);
+		return NAME(meter)(p, flow, &(*c)->conn);
 	}
-	missed = !e;
 track:
 	reason = NAME(track)(p, flow, c, missed);
 	if (reason == GO_ON)

@@ -2,9 +2,10 @@
 /*
  * claim.h - who holds a full-nat source address and port towards a backend.
  *
- * Owns `nat_ports` and `nat_ports6`. A claim stays until both entries of its connection are gone,
- * so that even one whose entries the LRU took is not given away under a connection that still
- * runs: its client gets it back. After a close it stays for PORT_HOLD_SECONDS.
+ * Owns `nat_ports` and `nat_ports6`. A claim stays until its connection is gone, and by it a
+ * reply finds its client's connection. Not even that of one which had to make room is given away
+ * at once, under a connection that still runs: its client gets it back. After a close it stays for
+ * PORT_HOLD_SECONDS.
  *
  * A claim changes in one word, by compare-and-swap: two that want it at once cannot both have it.
  * One that is to go is marked as released first, which nobody takes back, and then deleted.
@@ -15,19 +16,10 @@
 #include "connection.h"
 #include "maps.h"
 #include "packet.h"
+#include "table.h"
 #include "work.h"
 
 #define EEXIST 17
-
-static __always_inline int same_flow(const struct flow6 *a, const struct flow6 *b)
-{
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-	__u64 difference = 0;
-
-	for (__u32 i = 0; i < sizeof(*a) / sizeof(*x); i++)
-		difference |= x[i] ^ y[i];
-	return !difference;
-}
 
 static __always_inline int same_flow4(const struct flow4 *a, const struct flow4 *b)
 {

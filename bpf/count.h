@@ -70,12 +70,12 @@ static __always_inline void count_forwarded(const struct packet *p, const struct
 
 /* A connection that had an entry has come to its end. Those of a backend that is gone have been
  * counted with it, and its id can be another's. */
-static __always_inline void count_closed(const struct conn *c)
+static __always_inline void count_closed(__u32 backend, __u32 generation)
 {
-	const struct backend *b = array_at(backends, c->backend);
-	struct traffic *t = array_at(traffic, c->backend);
+	const struct backend *b = array_at(backends, backend);
+	struct traffic *t = array_at(traffic, backend);
 
-	if (b && t && b->incarnation == c->generation)
+	if (b && t && b->incarnation == generation)
 		t->closed++;
 }
 

@@ -202,7 +202,7 @@ static __noinline int find_quoted(struct work *w, const struct flow6 *key)
 {
 	const struct backend *b;
 
-	if (find_connection(w->facts.family, key, &w->own) >= 0) {
+	if (find_flow(w, key)) {
 		b = array_at(backends, w->own.c.conn.backend);
 		if (w->own.c.conn.flags & CONN_REPLY ||
 		    (b && b->generation == w->own.c.conn.generation))

@@ -72,36 +72,56 @@ struct {
 	__type(value, struct nat_address);
 } nat_pool SEC(".maps");
 
-/* Connections of which both directions have been seen: a flood of first packets cannot push them
- * out. */
+/* Connections, by sets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct set4);
+} connections SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct set6);
+} connections6 SEC(".maps");
+
+/* Those for which their set has no room, since it is full of live ones: what has been idle the
+ * longest moves here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
-	__type(key, struct flow4);
-	__type(value, struct entry4);
+	__type(key, struct client4);
+	__type(value, struct place4);
 } conntrack SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
-	__type(key, struct flow6);
-	__type(value, struct entry6);
+	__type(key, struct client6);
+	__type(value, struct place6);
 } conntrack6 SEC(".maps");
 
-/* The others: half-open TCP, and UDP without a reply. */
+/* Flows without a place, since they are too many at once or their set is full of live
+ * connections: a packet or two, until the next one that hashes here. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct flow4);
-	__type(value, struct entry4);
-} opening SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PENDING_LIMIT);
+	__type(key, __u32);
+	__type(value, struct place4);
+} pending SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct flow6);
-	__type(value, struct entry6);
-} opening6 SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, PENDING_LIMIT);
+	__type(key, __u32);
+	__type(value, struct place6);
+} pending6 SEC(".maps");
 
 /* Allocated as they are used: only full-nat holds claims. */
 struct {

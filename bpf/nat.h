@@ -133,7 +133,7 @@ static __always_inline int is_crowded(struct work *w)
 }
 
 /* Where the flow's search for a source begins: -1 if there is nowhere. `opens`: see above. */
-static __noinline int begin_search(struct work *w, const struct backend *b, __u32 hash, int opens)
+static __noinline int begin_search(struct work *w, const struct backend *b, int opens)
 {
 	const struct settings *s = array_at(settings, 0);
 	struct port_search *search = &w->search;
@@ -146,7 +146,6 @@ static __noinline int begin_search(struct work *w, const struct backend *b, __u3
 	ports = READ_ONCE(*(const __u32 *)&s->nat_port_first);
 	first = (__u16)ports;
 	ports = (ports >> 16) - first + 1;
-	search->start = hash;
 	search->pool = pool;
 	search->pool_size = pool >> 32;
 	search->opens = opens;

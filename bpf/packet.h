@@ -79,11 +79,12 @@ struct packet {
 	__u16 ethernet; /* bytes before l3: header and VLAN tags */
 	__u32 length;	/* Ethernet header on, padding off: may be more than IP's 65,535 */
 	/* Words, so that the verifier sees one value wherever they are compared. */
-	__u32 protocol;	 /* once it is parsed, one that is balanced: see transport.h */
-	__u32 tcp_flags; /* 0 for others */
-	__u32 ttl;	 /* or hop limit */
-	__u32 ingress;	 /* ifindex */
-	__u32 kind;	 /* enum packet_kind */
+	__u32 protocol;	  /* once it is parsed, one that is balanced: see transport.h */
+	__u32 tcp_flags;  /* 0 for others */
+	__u32 ttl;	  /* or hop limit */
+	__u32 ingress;	  /* ifindex */
+	__u32 kind;	  /* enum packet_kind */
+	__u32 is_towards; /* 0: its destination is certainly neither a VIP nor a backend */
 	/* Of a fragment. */
 	__be32 fragment_id;
 	__u32 fragment_offset; /* bytes from where the first one's data begins */
@@ -104,9 +105,9 @@ struct facts {
 	__u8 family;	   /* 4 or 6 */
 	__u8 tcp_flags;
 	__u8 ttl;
-	__u8 established; /* the entry stands in conntrack, not in opening */
+	__u8 established; /* both directions of its connection have been seen before */
 	__u8 kind;	  /* enum packet_kind */
-	__u8 missed;	  /* conntrack has no entry for it */
+	__u8 missed;	  /* it is in no set */
 	__u8 spared;	  /* 1: the firewall's default does not deny it */
 	__u8 pad;
 	__be32 fragment_id;

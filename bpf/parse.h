@@ -125,15 +125,26 @@ static __always_inline int is_destination_known(const struct facts *f)
 					: filter_word6((const struct in6_addr *)f->flow.daddr));
 }
 
-/* False only if neither address is a VIP's or a backend's. */
-static __always_inline int maybe_ours4(const struct iphdr *ip)
+/* Notes it, as a value that the verifier does not tell from the other. */
+static __always_inline int is_towards(struct packet *p, __u32 towards)
 {
-	return in_filter(ip->daddr) || in_filter(ip->saddr);
+	__u32 noted = towards << 1;
+
+	barrier_var(noted);
+	p->is_towards = noted;
+	return towards;
 }
 
-static __always_inline int maybe_ours6(const struct ipv6hdr *ip6)
+/* False only if neither address is a VIP's or a backend's. */
+static __always_inline int maybe_ours4(const struct iphdr *ip, struct packet *p)
 {
-	return in_filter(filter_word6(&ip6->daddr)) || in_filter(filter_word6(&ip6->saddr));
+	return is_towards(p, in_filter(ip->daddr)) || in_filter(ip->saddr);
+}
+
+static __always_inline int maybe_ours6(const struct ipv6hdr *ip6, struct packet *p)
+{
+	return is_towards(p, in_filter(filter_word6(&ip6->daddr))) ||
+	       in_filter(filter_word6(&ip6->saddr));
 }
 
 /*
@@ -155,7 +166,7 @@ static __always_inline int parse_ipv4(struct xdp_md *ctx, struct packet *p, stru
 	if ((void *)(ip + 1) > p->end)
 		return REASON_NOT_IP;
 	/* An ICMP error can be about one of ours without being from or for one. */
-	if (likely(!maybe_ours4(ip) && ip->protocol != IPPROTO_ICMP))
+	if (likely(!maybe_ours4(ip, p) && ip->protocol != IPPROTO_ICMP))
 		return REASON_NOT_OURS;
 
 	flow->saddr = ip->saddr;
@@ -263,7 +274,7 @@ static __always_inline int parse_ipv6(struct xdp_md *ctx, struct packet *p, stru
 
 	if ((void *)(ip6 + 1) > p->end)
 		return REASON_NOT_IP;
-	if (likely(!maybe_ours6(ip6) && ip6->nexthdr != IPPROTO_ICMPV6))
+	if (likely(!maybe_ours6(ip6, p) && ip6->nexthdr != IPPROTO_ICMPV6))
 		return REASON_NOT_OURS;
 
 	copy16(flow->saddr, &ip6->saddr);

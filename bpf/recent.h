@@ -87,11 +87,10 @@ static __always_inline CONN *NAME(find_recent)(struct RECENT_SLOT *r, const FLOW
 /*
  * Puts a copy of the flow's entry into the slot, unless another flow's copy there is in use.
  * `epoch` was read before the entry was found, so that whatever has been raised for it since
- * counts. The LRU gives an element to another flow at once: the entry is found again after it was
- * copied.
+ * counts.
  */
 static __always_inline void NAME(keep_recent)(struct RECENT_SLOT *r, const FLOW *flow,
-					      const ENTRY *e, __u64 epoch)
+					      const CONN *c, __u64 epoch)
 {
 	const __u64 *words = (const __u64 *)flow;
 
@@ -99,9 +98,7 @@ static __always_inline void NAME(keep_recent)(struct RECENT_SLOT *r, const FLOW 
 		return;
 	/* No flow has protocol 0: the slot is nobody's until all of it is written. */
 	r->key[FLOW_WORDS - 1] = 0;
-	r->c = e->c;
-	if (bpf_map_lookup_elem(&CONNTRACK, flow) != e)
-		return;
+	r->c = *c;
 	r->c.conn.last_seen = now();
 	for (int i = 0; i < FLOW_WORDS - 1; i++)
 		r->key[i] = words[i];

@@ -140,7 +140,7 @@ static __always_inline int expose_quoted(struct xdp_md *ctx, struct facts *f, __
 static __always_inline int find_tunnelled(struct work *w, const struct outer *outer, __u64 *hop)
 {
 	const struct facts *f = &w->facts;
-	int known = find_connection(f->family, &f->flow, &w->own) >= 0;
+	int known = find_flow(w, &f->flow);
 	const struct backend *b;
 	__be32 last;
 

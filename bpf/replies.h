@@ -23,28 +23,38 @@ struct {
 } reply_sources SEC(".maps");
 
 /* By a hash each of the source's address and of its port and protocol. */
-static __always_inline __u32 reply_source_bit(const struct flow6 *flow)
+static __always_inline __u32 reply_source_bit(__u32 address, __be16 port, __u32 protocol)
 {
-	__u32 address = filter_word6((const struct in6_addr *)flow->saddr) * 0x9E3779B1U;
-	__u32 port = (flow->sport | (__u32)flow->protocol << 16) * 0x85EBCA6BU;
+	return (address * 0x9E3779B1U ^ (port | protocol << 16) * 0x85EBCA6BU) >> 16;
+}
 
-	return (address ^ port) >> 16;
+/* An address as one word: an IPv4 address stands for itself, as in the address filter. */
+static __always_inline __u32 reply_word(const __be32 *address)
+{
+	if (address[0] | address[1] || address[2] != bpf_htonl(0xffff))
+		return filter_word6((const struct in6_addr *)address);
+	return address[3];
 }
 
 /* False only if no connection has been sent to where the packet comes from. */
-static __always_inline int can_be_reply(const struct flow6 *flow)
+static __always_inline int may_reply(__u32 address, __be16 port, __u32 protocol)
 {
 	const struct filter *f = array_at(reply_sources, 0);
-	__u32 bit = reply_source_bit(flow);
+	__u32 bit = reply_source_bit(address, port, protocol);
 
 	return !f || READ_ONCE(f->words[bit >> 6]) >> (bit & 63) & 1;
+}
+
+static __always_inline int can_be_reply(const struct flow6 *flow)
+{
+	return may_reply(reply_word(flow->saddr), flow->sport, flow->protocol);
 }
 
 /* From now on, packets from the source of `reply` can be replies. */
 static __always_inline void expect_replies(const struct flow6 *reply)
 {
 	struct filter *f = array_at(reply_sources, 0);
-	__u32 bit = reply_source_bit(reply);
+	__u32 bit = reply_source_bit(reply_word(reply->saddr), reply->sport, reply->protocol);
 	__u64 mask = 1ULL << (bit & 63);
 
 	/* Written once: all CPUs read it. */

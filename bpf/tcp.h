@@ -5,8 +5,8 @@
  *
  * Owns the transitions, and which segments are believed, since the ends ignore those outside of
  * their windows. A FIN counts when the other end acknowledges it. A reset is not acknowledged: it
- * counts if it is near the number that its direction's entry remembers, which is written a few
- * times a second at most; and if both ends go on after it, they have ignored it.
+ * counts if it is near the number that is remembered of its sender, which is written a few times a
+ * second at most, and stays at a FIN's; and if both ends go on after it, they have ignored it.
  *
  * A status is the word of struct conn that holds state, flags, forward and doubt. It changes as
  * one, by compare-and-swap: segments of both directions meet here on two CPUs.
@@ -43,11 +43,6 @@ enum segment_event {
 #define CONN_FINS  (CONN_FIN_CLIENT | CONN_FIN_BACKEND)
 #define DOUBT_FINS (DOUBT_FIN_CLIENT | DOUBT_FIN_BACKEND)
 #define GO_ON_BOTH (DOUBT_CLIENT_GOES_ON | DOUBT_BACKEND_GOES_ON)
-
-static __always_inline __u32 make_status(__u32 state, __u32 flags, __u32 forward, __u32 doubt)
-{
-	return state | flags << 8 | forward << 16 | doubt << 24;
-}
 
 /* The status after the event. Not static: see track(). */
 __noinline __u32 next_status(__u32 status, __u32 event)
@@ -103,12 +98,6 @@ __noinline __u32 next_status(__u32 status, __u32 event)
 	return make_status(state, flags, forward, doubt);
 }
 
-/* The connection has ended, as far as one can see: late segments still find their way. */
-static __always_inline int is_over(__u32 state)
-{
-	return state == CONN_CLOSING || state == CONN_CLOSED;
-}
-
 static __always_inline __u32 own_fin(const struct conn *c)
 {
 	return c->flags & CONN_REPLY ? CONN_FIN_BACKEND : CONN_FIN_CLIENT;
@@ -127,18 +116,18 @@ static __always_inline int has_fin(const struct conn *c)
  * same addresses and ports, and answers for that (RFC 9293, section 3.5.1). That is no new
  * connection: the SYN of a new one has another sequence number.
  */
-static __always_inline int is_sent_again(const struct facts *f, const struct entry6 *e)
+static __always_inline int is_sent_again(const struct facts *f, const struct known *e)
 {
 	const struct conn *c = &e->c.conn;
 
 	return !f->established && (c->flags & (CONN_RESET | CONN_REPLY)) == CONN_RESET &&
 	       (f->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN &&
-	       f->sequence == e->sequence;
+	       f->sequence == e->number;
 }
 
 /*
- * The enum segment_event bits of the segment of `scratch`, whose connection's entry of this
- * direction, in w->own, remembers the sequence number. -1: it is a reset that the receiver will
+ * The enum segment_event bits of the segment of `scratch`, whose connection, in w->own, remembers
+ * its sender's sequence number. -1: it is a reset that the receiver will
  * ignore. Not static: see track().
  */
 __noinline int judge_segment(void)
@@ -148,7 +137,7 @@ __noinline int judge_segment(void)
 	__u32 end, event = EVENT_SEGMENT;
 	const struct facts *f;
 	const struct conn *c;
-	struct entry6 *e;
+	struct known *e;
 	__s32 ahead;
 	int idle;
 
@@ -157,14 +146,14 @@ __noinline int judge_segment(void)
 	f = &w->facts;
 	e = &w->own;
 	c = &e->c.conn;
-	ahead = f->sequence - e->sequence;
+	ahead = f->sequence - e->number;
 	idle = idle_since(f->now, c->last_seen, s->hz);
 	end = f->sequence + f->payload;
 	if (c->flags & CONN_REPLY)
 		event |= EVENT_BACKEND;
 	if (f->tcp_flags & TCP_RST) {
 		/* One that answers a SYN need not have a number (RFC 9293, section 3.5.2). */
-		if (e->sequence && c->state != CONN_OPENING &&
+		if (e->number && c->state != CONN_OPENING &&
 		    (ahead < -REACH_BEHIND || ahead > (idle ? REACH_AHEAD_IDLE : REACH_AHEAD)))
 			return -1;
 		return event | EVENT_RESET;
@@ -175,16 +164,18 @@ __noinline int judge_segment(void)
 		event |= EVENT_FIN;
 		/* One that has been acknowledged stands where it is. */
 		if (!(c->flags & own_fin(c)))
-			e->fin = end;
+			e->number = end;
 		return event;
 	}
 	if (is_sent_again(f, e))
 		event |= EVENT_AGAIN;
-	e->sequence = f->sequence;
 	if (f->payload)
 		event |= EVENT_DATA;
-	if (f->payload && has_fin(c) && (__s32)(end - e->fin) > 0)
+	if (f->payload && has_fin(c) && (__s32)(end - e->number) > 0)
 		event |= EVENT_BEYOND;
+	/* After a FIN it is that one's. */
+	if (!has_fin(c) || event & EVENT_BEYOND)
+		e->number = f->sequence;
 	return event;
 }
 

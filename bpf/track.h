@@ -16,6 +16,7 @@
 #include "nat.h"
 #include "replies.h"
 #include "select.h"
+#include "table.h"
 #include "tcp.h"
 #include "transport.h"
 #include "unrecorded.h"
@@ -24,146 +25,160 @@
 /* How many source ports `nat` tries when the client's own is taken towards that backend. */
 #define NAT_TRIES      8
 #define NAT_FIRST_PORT 1024
+/* How often a CPU tries to enter a connection while others enter theirs. */
+#define OPEN_TRIES 3
+#define IS_RACING  (-5)
 /* How often a CPU tries to change a connection's status while others change it. */
 #define STATUS_TRIES 3
 
-/* RFC 1624 deltas for a packet of `flow` that leaves with the 5-tuple in `c`. */
-static __always_inline void compute_deltas(const struct flow6 *flow, struct conn6 *c)
+/* Whether replies to the source in w->own.c would be another connection's. One that is too old
+ * makes way. */
+static __noinline int is_source_taken(struct work *w)
 {
-	__u64 addresses = 0, ports;
+	const struct settings *s = array_at(settings, 0);
+	const struct facts *f = &w->facts;
+	const struct session *session;
+	__u64 word;
 
-	for (int i = 0; i < 4; i++)
-		addresses += csum_delta32(flow->saddr[i], c->saddr[i]) +
-			     csum_delta32(flow->daddr[i], c->daddr[i]);
-	ports = csum_delta16(flow->sport, c->sport) + csum_delta16(flow->dport, c->dport);
-	/* Folded apart: eight words and two halves would not fit the sum otherwise. */
-	c->l3_delta = csum_fold((__u64)csum_fold(addresses) + CSUM_TTL_DECREMENT);
-	c->l4_delta = csum_fold((__u64)csum_fold(addresses) + ports);
+	if (!s || (!look(w, &w->other_flow, 1) && !look_pending(w, &w->other_flow, 1)))
+		return 0;
+	/* Another CPU has just entered it. */
+	show_client(w);
+	if (same_flow(&w->client, &f->flow))
+		return 0;
+	word = w->at.word;
+	session = f->family == 4 ? &w->held4.session : &w->held6.session;
+	if (!idle_since(f->now, way_last_seen(word), s->timeout[way_state(word)]))
+		return 1;
+	if (w->at.where != IN_PENDING && forget(w))
+		count_way_closed(word, session);
+	return 0;
 }
 
-/* The entry of the other direction, and its key, from that of the packet's. */
-static __always_inline void make_twin(const struct facts *f, const struct entry6 *e,
-				      struct entry6 *twin, struct flow6 *key)
+/* Whether another connection of the same client has claimed the port of the one in hand. */
+static __noinline int is_port_claimed(struct work *w)
 {
-	reply_flow(&e->c, f->flow.protocol, key);
-	twin->c.conn = e->c.conn;
-	twin->c.conn.flags ^= CONN_REPLY;
-	copy16(twin->c.saddr, f->flow.daddr);
-	copy16(twin->c.daddr, f->flow.saddr);
-	twin->c.sport = f->flow.dport;
-	twin->c.dport = f->flow.sport;
-	compute_deltas(key, &twin->c);
-	twin->service = e->service;
-	twin->sequence = 0;
-	twin->fin = 0;
-	twin->pad = 0;
-	if (twin->c.conn.flags & CONN_REPLY)
-		expect_replies(key);
+	const struct facts *f = &w->facts;
+
+	return can_be_reply(&f->flow) && find_owner(w, &w->other_flow) &&
+	       !same_flow(&w->client, &f->flow);
 }
 
-/* An entry that a former connection has left in conntrack would be found before one in opening. */
-static __noinline void clear_reply_flow(struct work *w)
+/* From now on, packets to the source in w->own.c can be replies to one that has claimed it. */
+static __noinline void expect_claimed(struct work *w)
 {
-	if (!table_remove(w->facts.family, 1, &w->other_flow))
-		raise_epoch();
+	w->client = w->facts.flow;
+	w->client.sport = w->own.c.sport;
+	expect_replies(&w->client);
 }
 
 /*
  * nat keeps the client's port. Two connections of one client port, to two VIPs or ports of a
  * service, can meet at one backend: the second gets another port, or the backend and its replies
  * could not be told apart. That holds for one that is closed as well: late segments are to find
- * their way.
+ * their way. Replies to another port find their connection by its claim.
  */
-static __noinline int find_source(struct work *w, __u32 hash)
+static __noinline int find_source(struct work *w)
 {
 	const struct facts *f = &w->facts;
-	struct flow6 *client = &w->client;
-	int i;
 
-	for (i = 0; i <= NAT_TRIES; i++) {
-		if (i)
-			w->own.c.sport =
-				bpf_htons(NAT_FIRST_PORT + (hash + i) % (65536 - NAT_FIRST_PORT));
+	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
+	if (!is_source_taken(w) && !is_port_claimed(w))
+		return GO_ON;
+	w->search.opens = 1;
+	for (int i = 1; i <= NAT_TRIES; i++) {
+		w->own.c.sport = bpf_htons(NAT_FIRST_PORT +
+					   (w->search.start + i) % (65536 - NAT_FIRST_PORT));
 		reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
-		if (find_connection(f->family, &w->other_flow, &w->other) < 0)
-			return GO_ON;
-		reply_flow(&w->other.c, f->flow.protocol, client);
-		if (same_flow(client, &f->flow))
-			break;
-		if (is_alive(f->family, &w->other_flow, f->now) ||
-		    is_alive(f->family, client, f->now))
+		if (is_source_taken(w) || claim(w))
 			continue;
-		/* Not swept yet. Its client is not to take our backend's entry for its own. */
-		if (remove_direction(f->family, client, &w->other_flow) &&
-		    !is_over(w->other.c.conn.state))
-			count_closed(&w->other.c.conn);
-		raise_epoch();
-		break;
+		expect_claimed(w);
+		return GO_ON;
 	}
-	if (i > NAT_TRIES)
-		return REASON_NO_PORT;
-	clear_reply_flow(w);
+	return REASON_NO_PORT;
+}
+
+/* One packet of a flow that gets no place. */
+static __noinline int go_unrecorded(struct work *w)
+{
+	count_unrecorded(w->own.c.conn.backend);
+	if (w->facts.tcp_flags & TCP_RST)
+		return GO_ON;
+	build(w);
+	w->status = *status_word(&w->own.c.conn);
+	remember(w);
 	return GO_ON;
 }
 
-/* Writes both entries of a new connection, the backend's direction first: its packets
- * can only come after the client's. */
+/*
+ * True once both directions have been seen: a UDP reply, or the client's ACK after one. Where the
+ * backend answers directly it takes the client's word: an ACK, or a second datagram.
+ */
+static __always_inline int proven(const struct conn *c, const struct facts *f)
+{
+	if (!(c->flags & CONN_REPLIED) && !is_direct(c))
+		return 0;
+	/* Of a datagram that has been seen. */
+	if (f->kind == LATER_FRAGMENT)
+		return 0;
+	if (f->flow.protocol == IPPROTO_UDP)
+		return 1;
+	return !(c->flags & CONN_REPLY) && f->tcp_flags & TCP_ACK &&
+	       !(f->tcp_flags & (TCP_SYN | TCP_RST));
+}
+
+/* The source that the flow in hand leaves with, in w->own.c. */
+static __always_inline int obtain_source(struct work *w, const struct backend *b)
+{
+	const struct settings *s = array_at(settings, 0);
+	int reason;
+
+	if (!b || !s)
+		return REASON_NO_BACKEND;
+	/* The flow's own place, so that one which had to make room comes back to its port. */
+	w->search.start = hash_flow(&w->facts.flow, HASH_5_TUPLE, s->nat_secret) >> 32;
+	if (b->forward != FORWARD_FULL_NAT)
+		return w->recorded ? find_source(w) : GO_ON;
+	if (w->recorded) {
+		reason = claim_some_source(w, b);
+		if (reason != IS_CROWDED)
+			return reason;
+		w->recorded = 0;
+	}
+	return borrow_source(w, b);
+}
+
+/* The connection in w->own, which is new, gets a way. IS_RACING: another CPU has been about to
+ * enter it, or one that would have the same replies. */
 static __noinline int store_connection(struct work *w)
 {
-	const struct facts *f = &w->facts;
-	int full_nat = w->own.c.conn.forward == FORWARD_FULL_NAT;
-	struct flow6 holder;
-	int found;
+	int has_claim = w->own.c.conn.forward == FORWARD_FULL_NAT, entered, found, live = 0;
+	struct facts *f = &w->facts;
+	struct conn *c = &w->own.c.conn;
 
-	make_twin(f, &w->own, &w->other, &w->other_flow);
-	if (full_nat)
-		clear_reply_flow(w);
-	if (table_store(f->family, 0, &w->other_flow, &w->other, BPF_ANY))
-		return REASON_TABLE_FULL;
-	if (!table_store(f->family, 0, &f->flow, &w->own, BPF_NOEXIST)) {
-		count_opened(w->own.c.conn.backend);
+	if (w->remembered >> 8 & CONN_REPLIED) {
+		c->flags |= CONN_REPLIED;
+		live = proven(c, f);
+		if (live && f->flow.protocol == IPPROTO_TCP)
+			c->state = CONN_ESTABLISHED;
+	}
+	build(w);
+	entered = enter(w, live);
+	if (entered == HAS_ENTERED) {
+		count_opened(c->backend);
+		if (live && has_claim)
+			settle_claim(w, CLAIM_ESTABLISHED);
 		return GO_ON;
 	}
-	/* Another CPU was first: its entry holds, and with full-nat it can have another port. */
-	found = !table_read(f->family, 0, &f->flow, &w->own);
-	reply_flow(&w->own.c, f->flow.protocol, &holder);
-	if (full_nat && !(found && same_flow(&holder, &w->other_flow))) {
-		table_remove(f->family, 0, &w->other_flow);
-		give_up_claim(w);
+	if (entered == IS_TAKEN) {
+		/* Another CPU was first: its connection holds, and can have another port. */
+		found = find_flow(w, &f->flow);
+		reply_flow(&w->own.c, f->flow.protocol, &w->quoted);
+		if (found && has_claim && !same_flow(&w->quoted, &w->other_flow))
+			give_up_claim(w);
+		return found ? GO_ON : IS_RACING;
 	}
-	return found ? GO_ON : REASON_TABLE_FULL;
-}
-
-/* The only entry of a connection whose backend answers directly. */
-static __noinline int store_direct(struct work *w)
-{
-	const struct facts *f = &w->facts;
-
-	if (!table_store(f->family, 0, &f->flow, &w->own, BPF_NOEXIST)) {
-		count_opened(w->own.c.conn.backend);
-		return GO_ON;
-	}
-	/* Another CPU was first: its entry holds. */
-	return table_read(f->family, 0, &f->flow, &w->own) ? REASON_TABLE_FULL : GO_ON;
-}
-
-/* One packet of a flow that gets no entry. */
-static __noinline int go_unrecorded(struct work *w, const struct backend *b, __u32 hash)
-{
-	const struct facts *f = &w->facts;
-
-	if (b->forward == FORWARD_FULL_NAT) {
-		if (opens_tcp(f) && is_half_open(w))
-			return GO_ON;
-		if (!borrow_source(w, b, hash))
-			return f->tcp_flags & TCP_RST ? REASON_NO_CONNECTION : REASON_FLOODED;
-	}
-	compute_deltas(&f->flow, &w->own.c);
-	count_unrecorded(w->own.c.conn.backend);
-	if (f->tcp_flags & TCP_RST)
-		return GO_ON;
-	make_twin(f, &w->own, &w->other, &w->other_flow);
-	return expect_reply(w);
+	return go_unrecorded(w);
 }
 
 /*
@@ -189,14 +204,13 @@ static __always_inline int is_loop(const struct facts *f, const struct backend *
 __noinline int open_connection(int stale)
 {
 	struct work *w = array_at(scratch, 0);
-	const struct settings *s = array_at(settings, 0);
 	const struct backend *b;
 	const struct facts *f;
 	struct conn6 *c;
-	__u32 id, hash, *slot;
-	int reason, recorded;
+	__u32 id, *slot;
+	int reason;
 
-	if (!w || !s)
+	if (!w)
 		return REASON_TABLE_FULL;
 	f = &w->facts;
 	c = &w->own.c;
@@ -209,23 +223,20 @@ __noinline int open_connection(int stale)
 		return REASON_TTL_EXPIRED;
 	if (is_loop(f, b))
 		return REASON_LOOP;
+	/* A reset without a connection goes by hash alone: it makes none. */
+	w->recorded = !(f->tcp_flags & TCP_RST) && record(f);
 	slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
 	if (!slot)
 		return REASON_NO_INTERFACE;
 	if (stale) {
-		if (!is_over(c->conn.state))
-			count_closed(&c->conn);
-		reply_flow(c, f->flow.protocol, &w->other_flow);
-		forget(f->family, &f->flow, &w->other_flow, c->conn.forward);
+		if (forget(w) && !is_over(c->conn.state) && w->at.where != IN_PENDING)
+			count_closed(c->conn.backend, c->conn.generation);
 		if (c->conn.forward == FORWARD_FULL_NAT)
 			end_claim(w);
 	}
-	/* A reset without a connection goes by hash alone: it makes none. */
-	recorded = !(f->tcp_flags & TCP_RST) && record(f);
-
 	__builtin_memset(&w->own, 0, sizeof(w->own));
-	w->own.service = w->service;
-	w->own.sequence = f->sequence;
+	w->remembered = 0;
+	w->own.number = f->sequence;
 	c->conn.backend = id;
 	c->conn.generation = b->generation;
 	c->conn.last_seen = f->now;
@@ -240,7 +251,7 @@ __noinline int open_connection(int stale)
 			c->conn.flags = CONN_FIN_CLIENT;
 		else
 			c->conn.doubt = DOUBT_FIN_CLIENT;
-		w->own.fin = f->sequence + f->payload;
+		w->own.number = f->sequence + f->payload;
 	}
 	__builtin_memcpy(c->saddr, f->flow.saddr, sizeof(c->saddr));
 	c->sport = f->flow.sport;
@@ -248,85 +259,27 @@ __noinline int open_connection(int stale)
 		__builtin_memcpy(c->daddr, f->flow.daddr, sizeof(c->daddr));
 		c->dport = f->flow.dport;
 		set_entropy(c, flow_entropy(&f->flow));
-		if (recorded)
-			return store_direct(w);
-		count_unrecorded(id);
-		return GO_ON;
+		if (!w->recorded) {
+			count_unrecorded(id);
+			return GO_ON;
+		}
+	} else {
+		__builtin_memcpy(c->daddr, b->address, sizeof(c->daddr));
+		c->dport = b->port ?: f->flow.dport;
 	}
-	__builtin_memcpy(c->daddr, b->address, sizeof(c->daddr));
-	c->dport = b->port ?: f->flow.dport;
-
-	/* The flow's own place, so that one whose entries the LRU took comes back to its port. */
-	hash = hash_flow(&f->flow, HASH_5_TUPLE, s->nat_secret) >> 32;
-	if (!recorded)
-		return go_unrecorded(w, b, hash);
-	reason = b->forward == FORWARD_FULL_NAT ? obtain_source(w, b, hash) : find_source(w, hash);
-	if (reason == IS_CROWDED)
-		return go_unrecorded(w, b, hash);
-	if (reason != GO_ON)
-		return reason;
-	compute_deltas(&f->flow, c);
-	return store_connection(w);
-}
-
-/*
- * True once both directions have been seen: a UDP reply, or the client's ACK after one. Where the
- * backend answers directly it takes the client's word: an ACK, or a second datagram.
- */
-static __always_inline int proven(const struct conn *c, const struct facts *f)
-{
-	if (!(c->flags & CONN_REPLIED) && !is_direct(c))
-		return 0;
-	/* Of a datagram that has been seen. */
-	if (f->kind == LATER_FRAGMENT)
-		return 0;
-	if (f->flow.protocol == IPPROTO_UDP)
-		return 1;
-	return !(c->flags & CONN_REPLY) && f->tcp_flags & TCP_ACK &&
-	       !(f->tcp_flags & (TCP_SYN | TCP_RST));
-}
-
-/* What another CPU has changed in the old entry while the connection moved. */
-static __always_inline void carry_status(struct work *w)
-{
-	const struct facts *f = &w->facts;
-	const struct flow6 *client = w->own.c.conn.flags & CONN_REPLY ? &w->other_flow : &f->flow;
-	struct entry *from = table_find(f->family, 0, client);
-	struct entry *to = table_find(f->family, 1, client);
-
-	if (from && to && *status_word(&from->conn) != *status_word(&w->own.c.conn))
-		WRITE_ONCE(*status_word(&to->conn), READ_ONCE(*status_word(&from->conn)));
-}
-
-/*
- * Moves both entries of the connection of `scratch` to conntrack: there first, so that a packet on
- * another CPU finds them in one table or the other. Not static: see track().
- */
-__noinline int promote(void)
-{
-	struct work *w = array_at(scratch, 0);
-	const struct facts *f;
-
-	if (!w)
-		return 0;
-	f = &w->facts;
-	if (is_direct(&w->own.c.conn)) {
-		if (!table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
-			table_remove(f->family, 0, &f->flow);
-		return 0;
+	for (int i = 0; i < OPEN_TRIES; i++) {
+		if (!is_direct(&c->conn)) {
+			c->sport = f->flow.sport;
+			reason = obtain_source(w, b);
+			if (reason != GO_ON)
+				return reason;
+			compute_deltas(&f->flow, c);
+		}
+		reason = w->recorded ? store_connection(w) : go_unrecorded(w);
+		if (reason != IS_RACING)
+			return reason;
 	}
-	if (table_read(f->family, 0, &w->other_flow, &w->other))
-		return 0;
-	w->other.c.conn.last_seen = f->now;
-	if (table_store(f->family, 1, &w->other_flow, &w->other, BPF_ANY) ||
-	    table_store(f->family, 1, &f->flow, &w->own, BPF_ANY))
-		return 0;
-	carry_status(w);
-	if (w->own.c.conn.forward == FORWARD_FULL_NAT)
-		settle_claim(w, is_over(w->own.c.conn.state) ? CLAIM_CLOSED : CLAIM_ESTABLISHED);
-	table_remove(f->family, 0, &w->other_flow);
-	table_remove(f->family, 0, &f->flow);
-	return 0;
+	return go_unrecorded(w);
 }
 
 /* The client is answered by the way its packets come. 1 if that has changed, 0, or a reason,
@@ -350,109 +303,118 @@ static __always_inline int follow_client(const struct facts *f, struct conn *c)
 	return 1;
 }
 
-/*
- * Moves the status of the connection on, where it is at home: in the client's entry. Its end is
- * counted by the CPU that made the change. The new status.
- */
-static __noinline __u32 move_status(struct conn *home, __u32 event)
+/* What a change of the status, which this CPU has made, means to others. */
+static __noinline void tell_change(struct work *w, __u32 was)
 {
-	__u32 *word = status_word(home), was = READ_ONCE(*word), next = was;
-	int moved = 0;
+	const struct conn *c = &w->own.c.conn;
+	__u32 state = was & 0xff;
 
-	for (int i = 0; i < STATUS_TRIES && !moved; i++) {
-		__u32 found;
-
-		next = next_status(was, event);
-		if (next == was)
-			return next;
-		found = __sync_val_compare_and_swap(word, was, next);
-		moved = found == was;
-		if (!moved)
-			was = found;
+	/* Both ends have closed at once: copies would not look for the acknowledgements. */
+	if ((c->doubt & DOUBT_FINS) == DOUBT_FINS)
+		raise_epoch();
+	if (w->at.where == IN_PENDING)
+		return;
+	if (is_over(c->state) && !is_over(state)) {
+		count_closed(c->backend, c->generation);
+		if (c->forward == FORWARD_FULL_NAT && state != CONN_OPENING)
+			settle_claim(w, CLAIM_CLOSED);
 	}
-	if (!moved)
-		return was;
-	if (is_over(next & 0xff) && !is_over(was & 0xff))
-		count_closed(home);
-	if (!is_over(next & 0xff) && is_over(was & 0xff))
-		count_reopened(home);
-	return next;
+	if (!is_over(c->state) && is_over(state))
+		count_reopened(c);
 }
 
-/* The backend's entry says the same, whichever of several CPUs is the last to write it. */
-static __noinline void copy_status(const struct conn *home, struct conn *reply)
+/* Whether the connection in w->own, whose other direction is w->other_flow, goes by a source of our
+ * own that it has not claimed. */
+static __always_inline int lacks_claim(struct work *w)
 {
-	const __u32 *word = status_word(home);
-	__u32 status = READ_ONCE(*word), was;
+	int is_reply = w->own.c.conn.flags & CONN_REPLY;
+	const struct flow6 *client = is_reply ? &w->other_flow : &w->facts.flow;
 
-	for (int i = 0; i < STATUS_TRIES; i++) {
-		was = status;
-		WRITE_ONCE(*status_word(reply), was | CONN_REPLY << 8);
-		status = READ_ONCE(*word);
-		if (status == was)
-			break;
-	}
-}
-
-/* Writes to the entry what a packet of either direction can change, beside the status. */
-static __always_inline void touch(struct conn *c, const struct conn *from)
-{
-	c->last_seen = from->last_seen;
-	c->ingress = from->ingress;
-	if (!(from->flags & CONN_REPLY))
-		c->admission = from->admission;
-	WRITE_ONCE(*(__u64 *)&c->hop, *(const __u64 *)&from->hop);
-}
-
-/* Makes the entry of the other direction anew, which the LRU has taken. Not static: see track(). */
-__noinline int restore_twin(void)
-{
-	struct work *w = array_at(scratch, 0);
-	const struct facts *f;
-
-	if (!w)
+	if (w->own.c.conn.forward != FORWARD_FULL_NAT)
 		return 0;
-	f = &w->facts;
-	make_twin(f, &w->own, &w->other, &w->other_flow);
-	table_store(f->family, f->established, &w->other_flow, &w->other, BPF_NOEXIST);
-	return 0;
+	return !find_owner(w, is_reply ? &w->facts.flow : &w->other_flow) ||
+	       !same_flow(&w->client, client);
 }
 
-/* The entry of the other direction of the packet's connection. */
-static __noinline struct entry *find_twin(struct work *w)
+/* Whether the replies to the flow in hand, of `pending`, are those of a connection that has a
+ * place. */
+static __noinline int is_contested(struct work *w)
+{
+	int is_reply = w->own.c.conn.flags & CONN_REPLY;
+	int found = look(w, is_reply ? &w->facts.flow : &w->other_flow, 1);
+
+	return !look_pending(w, &w->facts.flow, is_reply) || found;
+}
+
+/* A flow without a place that both ends go on with gets one. */
+static __always_inline int leave_pending(struct work *w)
+{
+	struct session *session = w->facts.family == 4 ? &w->held4.session : &w->held6.session;
+	__u32 set = w->at.set;
+
+	if (is_over(w->own.c.conn.state) || lacks_claim(w) || is_contested(w) || !record(&w->facts))
+		return 0;
+	write_session(session, w);
+	session->number[w->at.reply & 1] = w->own.number;
+	if (enter(w, 1) != HAS_ENTERED) {
+		w->at.set = set;
+		return 0;
+	}
+	count_opened(w->own.c.conn.backend);
+	if (w->own.c.conn.forward == FORWARD_FULL_NAT)
+		settle_claim(w, CLAIM_ESTABLISHED);
+	return 1;
+}
+
+/* The flow without a place that the packet goes on with, in w->own. A client's flow does so once it
+ * has been answered, or where no answer is seen; until then it may find room. */
+static __noinline int find_expected(struct work *w)
 {
 	const struct facts *f = &w->facts;
-	struct entry *twin;
+	const struct conn *c = &w->own.c.conn;
+	const struct backend *b;
 
-	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
-	twin = find_entry(f->family, f->established, &w->other_flow);
-	if (twin)
-		return twin;
-	restore_twin();
-	return find_entry(f->family, f->established, &w->other_flow);
+	w->sought = f->flow;
+	if (opens_tcp(f) || !find_pending())
+		return 0;
+	b = array_at(backends, c->backend);
+	if (c->flags & CONN_REPLY)
+		return b && b->incarnation == c->generation;
+	return c->flags & CONN_REPLIED || is_direct(c);
 }
 
-/* A packet of the connection in w->own, of `scratch`. Not static: see track(). */
-__noinline int advance(void)
+static __noinline int find_again(struct work *w)
+{
+	int found = w->at.where == IN_PENDING ? find_expected(w) : find_flow(w, &w->facts.flow);
+
+	w->facts.established = found && w->at.word & WAY_PROVEN_BIT;
+	return found;
+}
+
+enum {
+	IS_DONE,
+	IS_CHANGED, /* another CPU has, since the connection was found */
+};
+
+/* One try of advance(); a reason is negated and less one. Not static: see track(). */
+__noinline int step(void)
 {
 	struct work *w = array_at(scratch, 0);
-	const struct settings *s = array_at(settings, 0);
-	struct entry *mine, *twin = NULL, *home;
-	int changed = 0, is_reply, closes;
-	__u32 event, status;
+	__u32 event, was, now_proven;
+	int changed = 0, judged;
 	struct facts *f;
 	struct conn *c;
+	__u64 next;
 
-	if (!w || !s)
-		return REASON_TABLE_FULL;
+	if (!w)
+		return -1 - REASON_TABLE_FULL;
 	f = &w->facts;
 	c = &w->own.c.conn;
-	is_reply = c->flags & CONN_REPLY;
-	event = is_reply ? EVENT_BACKEND : 0;
-	if (!is_reply) {
+	event = c->flags & CONN_REPLY ? EVENT_BACKEND : 0;
+	if (!event) {
 		changed = follow_client(f, c);
 		if (changed < 0)
-			return -1 - changed;
+			return changed;
 		if (c->admission != w->admission) {
 			c->admission = w->admission;
 			changed = 1;
@@ -460,43 +422,49 @@ __noinline int advance(void)
 	}
 	/* A later fragment has no TCP header. */
 	if (f->flow.protocol == IPPROTO_TCP && f->kind != LATER_FRAGMENT) {
-		int judged = judge_segment();
-
+		judged = judge_segment();
 		if (judged < 0)
-			return GO_ON;
+			return IS_DONE;
 		event = judged;
+		if (event & EVENT_ACK && f->acknowledged == w->own.peer_number + 1)
+			event |= EVENT_HEARD;
 	}
-	if (!is_direct(c))
-		twin = find_twin(w);
-	if (twin && event & EVENT_ACK && f->acknowledged == twin->fin + 1)
-		event |= EVENT_HEARD;
-	mine = find_entry(f->family, f->established, &f->flow);
-	home = is_reply ? twin : mine;
-	if (!home || !mine)
-		return GO_ON;
-	status = move_status(&home->conn, event);
-	/* Both ends have closed at once: copies would not look for the acknowledgements. */
-	if ((status >> 24 & DOUBT_FINS) == DOUBT_FINS)
-		raise_epoch();
-	if (twin)
-		copy_status(&home->conn, is_reply ? &mine->conn : &twin->conn);
-	if (is_reply)
-		status |= CONN_REPLY << 8;
-	changed |= status ^ *status_word(c);
-	closes = is_over(status & 0xff) && !is_over(c->state) && c->state != CONN_OPENING;
-	*status_word(c) = status;
-	if (closes && c->forward == FORWARD_FULL_NAT)
-		settle_claim(w, CLAIM_CLOSED);
-	if (changed || idle_since(f->now, c->last_seen, s->refresh)) {
-		c->last_seen = f->now;
-		touch(&mine->conn, c);
+	was = *status_word(c);
+	*status_word(c) = next_status(was, event);
+	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
+	now_proven = proven(c, f) && !f->established;
+	if (now_proven && w->at.where == IN_PENDING && leave_pending(w))
+		return IS_DONE;
+	next = way_with(w->at.word, *status_word(c), f->now);
+	if (now_proven && w->at.where != IN_PENDING)
+		next |= WAY_PROVEN_BIT;
+	if (!change(w, next, changed))
+		return IS_CHANGED;
+	c->last_seen = f->now;
+	if (w->at.where == IN_PENDING && !(c->flags & CONN_REPLY))
+		count_unrecorded(c->backend);
+	if (now_proven && c->forward == FORWARD_FULL_NAT && w->at.where != IN_PENDING &&
+	    !is_over(c->state))
+		settle_claim(w, CLAIM_ESTABLISHED);
+	tell_change(w, was);
+	return IS_DONE;
+}
+
+/* A packet of the connection in w->own, of `scratch`. Not static: see track(). */
+__noinline int advance(void)
+{
+	struct work *w = array_at(scratch, 0);
+
+	if (!w)
+		return REASON_TABLE_FULL;
+	for (int i = 0; i < STATUS_TRIES; i++) {
+		int done = step();
+
+		if (done < 0)
+			return -1 - done;
+		if (done == IS_DONE || !find_again(w))
+			break;
 	}
-	mine->sequence = w->own.sequence;
-	mine->fin = w->own.fin;
-	if (changed && twin)
-		touch(&twin->conn, c);
-	if (!f->established && proven(c, f))
-		promote();
 	return GO_ON;
 }
 
@@ -511,12 +479,8 @@ static __always_inline int is_stale(struct work *w)
 
 	if (!s)
 		return 1;
-	if (idle_too_long(c, s, f->now)) {
-		/* One direction may be silent for longer than a timeout while the other is not. */
-		reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
-		if (!is_alive(f->family, &w->other_flow, f->now))
-			return 1;
-	}
+	if (idle_too_long(c, s, f->now))
+		return 1;
 	if (c->flags & CONN_REPLY)
 		return 0;
 	/* The client takes its port for a new connection. What a backend that answers directly has
@@ -547,13 +511,23 @@ static __always_inline int is_direct_call(const struct work *w)
 	       (w->facts.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
-static __noinline int forget_for_direct_call(struct work *w)
+static __always_inline __u32 service_of(const struct conn *c)
 {
-	const struct facts *f = &w->facts;
+	const struct backend *b = array_at(backends, c->backend);
 
-	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
-	forget(f->family, &w->other_flow, &f->flow, FORWARD_NAT);
-	return REASON_NOT_OURS;
+	return b ? b->service : NO_SERVICE;
+}
+
+/* Past the rate, first packets are not looked up: one that is a retransmission goes by hash where
+ * its connection would say. Not so with full-nat, where that has a port of its own. */
+static __noinline int is_crowded_out(const struct facts *f, const struct vip *vip)
+{
+	const struct service *service;
+
+	if (!opens_tcp(f) || !vip || vip->service == NO_SERVICE)
+		return 0;
+	service = array_at(services, vip->service);
+	return service && service->forward != FORWARD_FULL_NAT && !may_record(f);
 }
 
 /*
@@ -563,7 +537,7 @@ static __noinline int forget_for_direct_call(struct work *w)
 __noinline int track(void)
 {
 	struct work *w = array_at(scratch, 0);
-	int crowded, found, goes_on, reason = GO_ON;
+	int found = 0, goes_on, reason;
 	const struct vip *vip = NULL;
 	struct facts *f;
 
@@ -571,39 +545,44 @@ __noinline int track(void)
 		return REASON_TABLE_FULL;
 	f = &w->facts;
 	/* No reply, and for no VIP: backends are a router's clients, too. */
-	if (f->missed && !can_be_reply(&f->flow)) {
-		if (is_destination_known(f))
-			vip = find_vip(&f->flow);
-		if (!vip)
+	if (f->missed && is_destination_known(f))
+		vip = find_vip(&f->flow);
+	if (f->missed && !vip && !can_be_reply(&f->flow))
+		return REASON_NOT_OURS;
+	if (!is_crowded_out(f, vip)) {
+		found = find_flow(w, &f->flow);
+		if (found && is_direct_call(w) && !find_expected(w)) {
+			if (find_flow(w, &f->flow))
+				forget(w);
 			return REASON_NOT_OURS;
+		}
+		if (!found)
+			found = find_expected(w);
 	}
-	/* Too many at once are not looked up among the half-open ones, of which one may be a
-	 * retransmission: by hash it goes where its entry would say. */
-	crowded = f->missed && opens_tcp(f) && !may_record(f);
-	found = crowded ? -1 : find_connection(f->family, &f->flow, &w->own);
-	f->established = found > 0;
-	if (found >= 0 && is_direct_call(w))
-		return forget_for_direct_call(w);
-	goes_on = found >= 0 && !is_stale(w);
+	f->established = found && w->at.word & WAY_PROVEN_BIT;
+	goes_on = found && !is_stale(w);
 	if (goes_on)
 		vip = NULL;
 	else if (!vip)
 		vip = find_vip(&f->flow);
 	if (vip || (goes_on && !(w->own.c.conn.flags & CONN_REPLY))) {
-		w->service = vip ? vip->service : w->own.service;
+		w->service = vip ? vip->service : service_of(&w->own.c.conn);
 		/* What let a connection in that is over says nothing of the next one: its port may
 		 * be another service's by now. */
 		reason = admit(w, goes_on);
+		if (reason != GO_ON)
+			return reason;
 	} else if (!goes_on) {
-		reason = find_expected(w);
+		return REASON_NOT_OURS;
 	}
-	if (reason == GO_ON && f->kind == FIRST_FRAGMENT)
+	if (f->kind == FIRST_FRAGMENT) {
 		reason = remember_fragment(f);
-	if (reason != GO_ON)
-		return reason;
+		if (reason != GO_ON)
+			return reason;
+	}
 	if (goes_on)
 		return advance();
-	return vip ? open_connection(found >= 0 && !(w->own.c.conn.flags & CONN_REPLY)) : GO_ON;
+	return vip ? open_connection(found && !(w->own.c.conn.flags & CONN_REPLY)) : GO_ON;
 }
 
 static __always_inline void gather_facts(const struct packet *p, __u8 family, struct facts *f)

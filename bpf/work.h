@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * work.h - the data that the stages off the established path hand to each other: facts about the
- * packet, and the copies of entries that they work on. Too much for BPF's stack of 512 bytes.
+ * packet, and the copies of records that they work on. Too much for BPF's stack of 512 bytes.
  */
 #ifndef XDPLB_WORK_H
 #define XDPLB_WORK_H
 
-#include "connection.h"
 #include "maps.h"
 #include "packet.h"
 
@@ -40,26 +39,66 @@ struct rule_match {
 	__u32 first;
 };
 
+enum where {
+	NOWHERE,
+	IN_SET,
+	IN_CONNTRACK,
+	IN_PENDING,
+};
+
+/* Where a connection stands. */
+struct place {
+	__u64 word;  /* of its way, as it was read */
+	__u32 where; /* enum where */
+	__u32 set;   /* or the element of `pending` */
+	__u32 way;   /* or the index in the key of `conntrack` */
+	__u32 reply; /* 1: the packet is the backend's */
+};
+
+/* The packet's connection, as its direction sees it. */
+struct known {
+	struct conn6 c;
+	__u32 number;	   /* of the packet's sender; see struct session */
+	__u32 peer_number; /* of its receiver */
+};
+
 /* One a CPU: XDP programs do not nest. */
 struct work {
 	struct facts facts;
-	struct entry6 own;   /* the packet's own entry */
-	struct entry6 other; /* the other direction's */
-	struct flow6 other_flow;
-	struct flow6 client; /* of a connection that is in the way */
-	struct flow6 quoted; /* by an ICMP error, turned round */
-	struct conn4 narrow;
-	struct entry4 narrow_entry;
+	struct known own;
+	struct place at;      /* where it stands */
+	struct record4 held4; /* as it stands there: for packets of IPv4 */
+	struct record6 held6;
+	struct place4 moved4; /* a record on its way to conntrack */
+	struct place6 moved6;
+	struct client4 key4; /* of that, and of what is looked up there */
+	struct client6 key6;
+	struct conn4 current4; /* what a packet goes by that is not in `recent` */
+	struct conn6 current6;
+	struct flow6 sought;	 /* the flow whose connection is looked for */
+	struct flow6 other_flow; /* of the replies to the client's flow in hand */
+	struct flow6 client;	 /* the owner of a claim */
+	struct flow6 quoted;	 /* by an ICMP error, turned round */
+	struct flow4 look4;	 /* what is looked up in a set */
+	struct flow6 look6;
+	struct flow4 asked4; /* a reply that is looked for by its claim */
+	struct flow6 asked6;
 	struct port_search search;
 	struct claim6 claim;
 	struct claim4 narrow_claim;
 	struct flow4 narrow_flow;
 	struct rule_match matched;
 	__u32 service;	     /* the packet's, if it is for a VIP */
-	__u32 admission;     /* as in struct conn */
+	__u32 admission;     /* as in struct session */
 	__u32 mtu;	     /* for an ICMP error: what would have fitted */
 	__u32 dont_fragment; /* DF is set */
 	__u32 verdict;
+	__u64 proven;	  /* WAY_PROVEN_BIT of a connection that is about to get a place, or 0 */
+	__u64 tag;	  /* of the flow that has been looked up in a set */
+	__u64 spilled;	  /* what that set says of conntrack */
+	__u32 status;	  /* of a connection that is about to get a place */
+	__u32 recorded;	  /* 1: the new flow gets a place, if there is one */
+	__u32 remembered; /* that of a flow without a place; 0: there was none */
 };
 
 struct {
@@ -68,42 +107,5 @@ struct {
 	__type(key, __u32);
 	__type(value, struct work);
 } scratch SEC(".maps");
-
-/* The packet's own entry, as the established path has it. */
-static __always_inline struct conn4 *narrow_own_ipv4(struct work *w)
-{
-	narrow_conn(&w->own.c, &w->narrow);
-	return &w->narrow;
-}
-
-static __always_inline struct conn6 *narrow_own_ipv6(struct work *w)
-{
-	return &w->own.c;
-}
-
-/* Writes an entry. What an IPv4 one is made of stands in `scratch`: it would be the deepest frame
- * of all, and Linux 6.1 counts 512 bytes by frames rounded up. */
-static __noinline long table_store(__u8 family, int established, const struct flow6 *flow,
-				   const struct entry6 *e, __u64 flags)
-{
-	struct work *w = array_at(scratch, 0);
-	struct entry4 *value;
-	struct flow4 narrow;
-
-	if (!w)
-		return -1;
-	if (family != 4)
-		return established ? bpf_map_update_elem(&conntrack6, flow, e, flags)
-				   : bpf_map_update_elem(&opening6, flow, e, flags);
-	value = &w->narrow_entry;
-	narrow_flow(flow, &narrow);
-	narrow_conn(&e->c, &value->c);
-	value->service = e->service;
-	value->sequence = e->sequence;
-	value->fin = e->fin;
-	value->pad = 0;
-	return established ? bpf_map_update_elem(&conntrack, &narrow, value, flags)
-			   : bpf_map_update_elem(&opening, &narrow, value, flags);
-}
 
 #endif

@@ -38,6 +38,7 @@
 
 #include "packet.h"
 #include "parse.h"
+#include "table.h"
 
 #define FAMILY 4
 #include "recent.h"
@@ -80,6 +81,7 @@ struct shared_enums {
 	enum reason reason;
 	enum conn_state conn_state;
 	enum conn_flag conn_flag;
+	enum way_word way_word;
 	enum claim_state claim_state;
 	enum forward_mode forward_mode;
 	enum hash_by hash_by;

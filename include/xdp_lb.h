@@ -45,6 +45,24 @@ enum xdplb_limit {
 	CLAIM_STATE_BITS = 2,	  /* claim4.status: below the time, enum claim_state */
 	PORT_HOLD_SECONDS = 65,	  /* a full-nat port stays unused after a close: as long as the
 				     backend's TIME_WAIT, and then some */
+	SET_WAYS = 7,		  /* connections in a set of `connections` */
+	SPILL_BITS = 48,	  /* of set4.spilled: a bit for what is in `conntrack`; above, how
+				     often something has moved there */
+	SPILL_INDICES = 8,	  /* connections in `conntrack` of one client's address and port */
+	PENDING_LIMIT = 32768,	  /* flows without a place that are remembered, of each family */
+};
+
+/* The word of a way: bits, from the lowest. It changes by compare-and-swap only. */
+enum way_word {
+	WAY_STATE_BITS = 3, /* enum conn_state */
+	WAY_FLAGS = 3,	    /* enum conn_flag, but for CONN_REPLY */
+	WAY_DOUBT = 7,	    /* enum conn_doubt */
+	WAY_BUSY = 11,	    /* its record is being written, and nobody's meanwhile */
+	WAY_PROVEN = 12,    /* both directions have been seen, or a client that goes on */
+	WAY_TAG = 13,	    /* of the hash, so that few records are looked at */
+	WAY_TAG_BITS = 10,
+	WAY_VERSION = 23, /* another one for each connection that the way gets */
+	WAY_AGE = 32,	  /* when a packet last came: jiffies, the low 32 bits */
 };
 
 /* The protocols that are counted and limited apart. */
@@ -66,6 +84,7 @@ enum reason {
 
 /* The state of a connection. Indexes settings.timeout. */
 enum conn_state {
+	CONN_FREE,	  /* there is none */
 	CONN_OPENING,	  /* TCP: a SYN, no answer and ACK yet */
 	CONN_ESTABLISHED, /* TCP: both directions seen */
 	CONN_HALF_CLOSED, /* TCP: one side has sent its FIN, the other may still speak */
@@ -79,7 +98,7 @@ enum conn_state {
 };
 
 enum conn_flag {
-	CONN_REPLY = 1,	      /* the entry of the backend's direction */
+	CONN_REPLY = 1,	      /* as the backend's packets see it */
 	CONN_REPLIED = 2,     /* the backend has answered */
 	CONN_FIN_CLIENT = 4,  /* the client has sent FIN, and the backend has acknowledged it */
 	CONN_FIN_BACKEND = 8, /* likewise the backend */
@@ -212,6 +231,8 @@ struct settings {
 	__u32 policies[NR_CLASSES]; /* by enum protocol_class, a bit for each of dos_policies in use
 				     */
 	__u32 source_sets;	    /* elements of dos_sources */
+	__u32 sets4;		    /* elements of connections */
+	__u32 sets6;		    /* of connections6 */
 	__u32 metered;		    /* 1: there is a firewall or a policy */
 };
 
@@ -291,7 +312,7 @@ struct slots {
 	__u32 backend[2];
 };
 
-/* A packet's 5-tuple as it arrives: key of `conntrack` and `opening`. */
+/* A packet's 5-tuple as it arrives. */
 struct flow4 {
 	__be32 saddr;
 	__be32 daddr;
@@ -301,7 +322,6 @@ struct flow4 {
 	__u8 pad[3];
 } __attribute__((aligned(8)));
 
-/* Likewise for IPv6: key of `conntrack6` and `opening6`. */
 struct flow6 {
 	__be32 saddr[4];
 	__be32 daddr[4];
@@ -311,23 +331,111 @@ struct flow6 {
 	__u8 pad[3];
 } __attribute__((aligned(8)));
 
+/* The part of a record that both families have in common. */
+struct session {
+	struct hop hop;	  /* the client's next hop; its slot is where its packets come in by */
+	__u32 backend;	  /* index into `backends` */
+	__u32 generation; /* backend.generation when it was chosen */
+	__u32 admission;  /* the rule that let it in, and of which rules; see RULE_BITS */
+	__u32 number[2];  /* TCP, host order, the client's and the backend's: the sequence number of
+			     a segment not long ago, and once there was a FIN, of that */
+	__u8 forward;	  /* enum forward_mode */
+	__u8 pad[3];
+};
+
 /*
- * The part of an entry that every packet of a connection needs, in both families. Each connection
- * has two entries, one for each direction under the key its packets carry; the entry's new 5-tuple,
- * turned round, is the key of the other.
+ * A connection, both its directions: a cache line. What its client's packets come with, and what
+ * they leave with, which is what the replies come with, turned round. Where the backend answers
+ * directly there are none: those fields are 0.
+ */
+struct record4 {
+	struct flow4 flow;
+	__be32 backend; /* address and port: where replies come from */
+	__be32 source;	/* where they go: the client's own, or one of ours */
+	__be16 backend_port;
+	__be16 source_port;
+	__u16 l3_delta; /* of the client's packets: added to the complement of the IPv4 header
+			   checksum, TTL included (RFC 1624); tunnels: the low half of the flow's
+			   hash, which varies the outer source address and port */
+	__u16 l4_delta; /* likewise for the TCP or UDP checksum; tunnels: the high half */
+	struct session session;
+};
+
+/* Two cache lines. */
+struct record6 {
+	struct flow6 flow;
+	__be32 backend[4];
+	__be32 source[4];
+	__be16 backend_port;
+	__be16 source_port;
+	__u16 l3_delta;
+	__u16 l4_delta;
+	struct session session;
+	__u64 pad[2];
+};
+
+/*
+ * The ways of a set, and their records. A connection is in the set that the hash of its client's
+ * address, port and protocol names, which packets of both directions carry, or in none.
+ * `connections`.
+ */
+struct set4 {
+	__u64 spilled; /* SPILL_BITS: what to look for in `conntrack` */
+	__u64 way[SET_WAYS];
+	struct record4 record[SET_WAYS];
+};
+
+/* `connections6` */
+struct set6 {
+	__u64 spilled;
+	__u64 way[SET_WAYS];
+	struct record6 record[SET_WAYS];
+};
+
+/* A connection outside of the sets. Value of `conntrack`, element of `pending`. */
+struct place4 {
+	__u64 way;
+	struct record4 record;
+};
+
+/* `conntrack6`, `pending6` */
+struct place6 {
+	__u64 way;
+	struct record6 record;
+};
+
+/* Key of `conntrack`: what both directions of a connection share. */
+struct client4 {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 index; /* of several connections that one client has by one port */
+};
+
+/* `conntrack6` */
+struct client6 {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 index;
+	__u32 pad;
+} __attribute__((aligned(8)));
+
+/*
+ * A connection as packets of one direction need it. Copies of this are what the datapath works
+ * with.
  */
 struct conn {
 	__u32 backend;	  /* index into `backends` */
 	__u32 generation; /* backend.generation when it was chosen */
 	__u32 last_seen;  /* jiffies, the low 32 bits */
-	__u32 ingress;	  /* client's direction: ifindex that its packets come in by */
-	struct hop hop;	  /* client's next hop: learnt in its direction, used in the reply's */
-	__u32 admission;  /* client's direction: the rule that let it in, and of which rules; see
-			     RULE_BITS */
-	__u8 state;	  /* enum conn_state; with the next three, one word: see bpf/tcp.h */
-	__u8 flags;	  /* enum conn_flag */
-	__u8 forward;	  /* enum forward_mode */
-	__u8 doubt;	  /* enum conn_doubt */
+	__u32 ingress;	  /* ifindex that the client's packets come in by */
+	struct hop hop;	  /* as in struct session */
+	__u32 admission;
+	__u8 state;   /* enum conn_state; with the next three, one word: see bpf/tcp.h */
+	__u8 flags;   /* enum conn_flag */
+	__u8 forward; /* enum forward_mode */
+	__u8 doubt;   /* enum conn_doubt */
 };
 
 struct conn4 {
@@ -336,10 +444,8 @@ struct conn4 {
 	__be32 daddr;
 	__be16 sport;
 	__be16 dport;
-	__u16 l3_delta; /* added to the complement of the IPv4 header checksum, TTL included (RFC
-			   1624); tunnels: the low half of the flow's hash, which varies the outer
-			   source address and port */
-	__u16 l4_delta; /* likewise for the TCP or UDP checksum; tunnels: the high half */
+	__u16 l3_delta; /* as in struct record4, of this direction */
+	__u16 l4_delta;
 };
 
 struct conn6 {
@@ -350,34 +456,6 @@ struct conn6 {
 	__be16 dport;
 	__u16 l3_delta;
 	__u16 l4_delta;
-};
-
-/* What all entries of the connection tables begin with: what only changes of a connection need, and
- * then what every packet does. */
-struct entry {
-	__u32 service;	/* index into `services`: the one that the connection was made for */
-	__u32 sequence; /* TCP, host order: of a segment of this direction not long ago */
-	__u32 fin;	/* likewise: of the FIN of this direction, once there was one */
-	__u32 pad;
-	struct conn conn;
-};
-
-/* Value of `conntrack` and `opening`: one direction of a connection. */
-struct entry4 {
-	__u32 service;
-	__u32 sequence;
-	__u32 fin;
-	__u32 pad;
-	struct conn4 c;
-};
-
-/* Likewise of `conntrack6` and `opening6`. */
-struct entry6 {
-	__u32 service;
-	__u32 sequence;
-	__u32 fin;
-	__u32 pad;
-	struct conn6 c;
 };
 
 /*
@@ -436,14 +514,12 @@ struct claim6 {
 	__u64 status;
 };
 
-/* The argument and result of the `remove_entry` program. */
-struct entry_removal {
-	struct flow6 flow; /* the entry's key; IPv4 addresses mapped */
-	struct conn conn;  /* asked: the backend and generation; said: the entry as it was */
-	__u32 family;	   /* 4 or 6 */
-	__u32 established; /* 1: in conntrack, 0: in opening */
-	__u32 unbound;	   /* 1: if the backend is the one in `conn`; 0: if it is too old */
-	__u32 removed;	   /* 1: it has been */
+/* The argument and result of the `remove_spilled` program. */
+struct spilled_removal {
+	struct client6 client; /* key in `conntrack`; an IPv4 address mapped */
+	__u64 way;	       /* what its word was */
+	__u32 family;	       /* 4 or 6 */
+	__u32 removed;	       /* 1: it has been */
 };
 
 /* The argument and result of the `remove_claim` program. */

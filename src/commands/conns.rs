@@ -77,7 +77,7 @@ fn backends(services: BTreeMap<u32, Service>) -> BTreeMap<u32, (String, Backend)
 
 fn row(connection: &Connection, backends: &BTreeMap<u32, (String, Backend)>) -> Row {
     let entry = &connection.entry;
-    let client = entry.client_flow();
+    let client = entry.flow;
     let known = backends.get(&entry.backend);
     let (backend, source) = if entry.is_direct() {
         // The packet itself says nothing of where it is sent.

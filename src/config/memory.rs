@@ -2,17 +2,23 @@
 
 use super::{Limits, BLOCKLIST_LIMIT};
 
+/// Connections in a set: `SET_WAYS` of xdp_lb.h.
+const WAYS: u32 = 7;
+/// The kernel's LRU keeps up to so many free elements for each CPU, which others do not get.
+const ELEMENTS_OF_CPU: usize = 256;
+
 /// Bytes of a prefix in the firewall's trie at most: its node and one that joins it to its neighbour, each
 /// the kernel's header of up to 40, an address of 16 and a value of 8.
 const PREFIX: u64 = 2 * 64;
 
-/// The connection tables that `limits.connections` asks for. Each address family has one of each.
+/// The connection tables that `limits.connections` asks for. Each address family has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionTables {
-    /// Entries for connections that have shown both directions: two for each connection.
-    pub established: u32,
-    /// Entries for half-open connections: a quarter of the established ones, at least one.
-    pub opening: u32,
+    /// Sets of seven connections.
+    pub sets: u32,
+    /// Room for connections whose set is full. Where there are as many connections as there is room for, by
+    /// chance 15 % find their set full (what is above 7 of a Poisson distribution with a mean of 7).
+    pub overflow: u32,
 }
 
 /// The tables of the firewall that `limits.firewall_rules` asks for.
@@ -42,12 +48,12 @@ impl Limits {
         }
     }
 
-    /// The sizes of the connection tables.
-    pub fn connection_tables(&self) -> ConnectionTables {
-        let established = self.connections.saturating_mul(2);
+    /// The sizes of the connection tables on a machine with so many CPUs.
+    pub fn connection_tables(&self, cpus: usize) -> ConnectionTables {
+        let of_cpus = u32::try_from(cpus * ELEMENTS_OF_CPU).unwrap_or(u32::MAX);
         ConnectionTables {
-            established,
-            opening: (established / 4).max(1),
+            sets: self.connections.div_ceil(WAYS).max(1),
+            overflow: (self.connections / 5).saturating_add(of_cpus),
         }
     }
 }
@@ -65,8 +71,8 @@ mod tests {
 
     #[test]
     fn default_limits() {
-        let tables = Limits::default().connection_tables();
-        assert_eq!((tables.established, tables.opening), (2_000_000, 500_000));
+        let tables = Limits::default().connection_tables(2);
+        assert_eq!((tables.sets, tables.overflow), (142_858, 200_512));
     }
 
     #[test]
@@ -86,7 +92,7 @@ mod tests {
             connections: 1,
             ..Limits::default()
         };
-        let tables = limits.connection_tables();
-        assert_eq!((tables.established, tables.opening), (2, 1));
+        let tables = limits.connection_tables(1);
+        assert_eq!((tables.sets, tables.overflow), (1, 256));
     }
 }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use libbpf_rs::MapCore;
+
 use super::abi::{self, address_of, name_to, region, words_of};
 use super::clock::Clock;
 use super::totals::Totals;
@@ -182,6 +184,8 @@ impl Datapath {
             firewall: live.firewall,
             policies: live.policies,
             source_sets: self.policies.sets(),
+            sets4: MapCore::max_entries(&self.skeleton.maps.connections),
+            sets6: MapCore::max_entries(&self.skeleton.maps.connections6),
             metered: live.metered,
         };
         self.tables.settings.set(0, &value);
@@ -489,18 +493,16 @@ fn next_admission(admission: u32) -> u32 {
     admission.wrapping_add(step).max(step)
 }
 
-/// How many entries for new flows each CPU may make in a second, of each kind. A flood of them pushes
-/// entries out of the half-open table: it is to take two seconds for all of it, in which the backends'
-/// answers take those of real clients out of there. A connection has two entries. A flood that arrives on
-/// one CPU has only that one's share, so that more than a few are not counted: network cards rarely spread
-/// packets over more queues.
+/// How many new flows each CPU may record in a second, of each kind. A flood of them pushes half-open
+/// connections out of the table: it is to take four seconds for all of it, in which the backends' answers
+/// take those of real clients out of danger. A flood that arrives on one CPU has only that one's share, so
+/// that more than a few are not counted: network cards rarely spread packets over more queues.
 fn new_flows(limits: &Limits, cpus: usize) -> u32 {
-    const ENTRIES: u32 = 2;
-    const SECONDS: u32 = 2;
+    const SECONDS: u32 = 4;
     const MOST_CPUS: usize = 16;
     const LEAST: u32 = 100;
     let cpus = cpus.clamp(1, MOST_CPUS) as u32;
-    (limits.connection_tables().opening / ENTRIES / SECONDS / cpus).max(LEAST)
+    (limits.connections / SECONDS / cpus).max(LEAST)
 }
 
 /// How long an entry may go on without a packet in any state.
@@ -551,14 +553,14 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_takes_two_seconds_to_fill_the_table() {
+    fn a_flood_takes_four_seconds_to_fill_the_table() {
         let limits = Limits::default();
         for (cpus, rate) in [
-            (0, 125_000),
-            (1, 125_000),
-            (2, 62_500),
-            (16, 7812),
-            (512, 7812),
+            (0, 250_000),
+            (1, 250_000),
+            (2, 125_000),
+            (16, 15_625),
+            (512, 15_625),
         ] {
             assert_eq!(new_flows(&limits, cpus), rate, "{cpus}");
         }

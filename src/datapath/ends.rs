@@ -5,11 +5,9 @@
 //! is counted by nobody at that moment, and may come back uncounted: made anew from the entry of the other
 //! direction. So each sweep, which meets every entry anyway, takes a census and counts the difference.
 
-use std::collections::HashSet;
-
 use libbpf_rs::MapHandle;
 
-use super::abi::{self, conn_state, Flow};
+use super::abi::{self, conn_state};
 use super::array::Array;
 use super::connections::Entry;
 use super::{totals, Error};
@@ -32,12 +30,11 @@ impl Ends {
         })
     }
 
-    /// Counts the end of the connection that the entry was of: once, with its client's direction, and not
-    /// again if the datapath has seen it end. One whose backend is gone has been counted with that.
-    pub(super) fn count(&self, entry: &abi::conn) {
-        let is_reply = u32::from(entry.flags) & abi::conn_flag::CONN_REPLY.0 != 0;
+    /// Counts the end of a connection that was taken out, unless the datapath has seen it end. One whose
+    /// backend is gone has been counted with that.
+    pub(super) fn count(&self, entry: &Entry) {
         let there = self.incarnation(entry.backend) == Some(entry.generation);
-        if !is_reply && !is_over(entry.state) && there {
+        if !is_over(entry.state) && there {
             self.expired.add(entry.backend, 1);
         }
     }
@@ -64,7 +61,6 @@ impl Ends {
         Ok(Census {
             ends: self,
             backends,
-            opening: HashSet::new(),
         })
     }
 
@@ -89,8 +85,6 @@ pub(super) struct Census<'a> {
     ends: &'a Ends,
     /// By id; `None`: there is no such backend, or it serves the other family.
     backends: Vec<Option<Count>>,
-    /// Those that were met in `opening`: they may be met again in `conntrack`.
-    opening: HashSet<Flow>,
 }
 
 /// Of one backend.
@@ -119,24 +113,16 @@ pub(super) struct Difference {
 }
 
 impl Census<'_> {
-    /// An entry of `opening`, or of `conntrack`, which is read after that.
-    pub(super) fn meet(&mut self, entry: &Entry, established: bool) {
-        if entry.is_reply() || is_over(entry.state) {
-            return;
-        }
+    /// A connection that is there. One that moves from its set to `conntrack` meanwhile is met twice: the
+    /// next census has the opposite difference.
+    pub(super) fn meet(&mut self, entry: &Entry) {
         let count = self.backends.get_mut(entry.backend as usize);
-        let Some(count) = count
+        let count = count
             .and_then(Option::as_mut)
-            .filter(|count| count.incarnation == entry.generation)
-        else {
-            return;
-        };
-        let is_new = if established {
-            !self.opening.contains(&entry.flow)
-        } else {
-            self.opening.insert(entry.flow)
-        };
-        count.live += u64::from(is_new);
+            .filter(|count| count.incarnation == entry.generation && !is_over(entry.state));
+        if let Some(count) = count {
+            count.live += 1;
+        }
     }
 
     /// Counts what was not counted, once both tables were read and before the sweep takes anything out.

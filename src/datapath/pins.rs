@@ -31,7 +31,7 @@ pub const BALANCER: Contents = Contents {
 };
 
 /// Every map that is pinned, under its own name.
-pub const NAMES: [&str; 37] = [
+pub const NAMES: [&str; 38] = [
     "settings",
     "filter",
     "vips",
@@ -39,10 +39,10 @@ pub const NAMES: [&str; 37] = [
     "backends",
     "maglev",
     "nat_pool",
+    "connections",
+    "connections6",
     "conntrack",
     "conntrack6",
-    "opening",
-    "opening6",
     "nat_ports",
     "nat_ports6",
     "interfaces",
@@ -67,6 +67,7 @@ pub const NAMES: [&str; 37] = [
     "dos_sources",
     "new_flows",
     "pending",
+    "pending6",
     "past",
     "expired",
 ];

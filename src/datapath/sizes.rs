@@ -8,7 +8,7 @@ use crate::state::{regions, Needs};
 
 use super::abi;
 
-/// An LRU map hands elements out to CPUs in batches: with fewer it evicts entries that are just made.
+/// Of the tables of a family without a VIP.
 const LEAST_ENTRIES: u32 = 64;
 /// Room for claims where full-nat makes none.
 const LEAST_CLAIMS: u32 = 65_536;
@@ -50,10 +50,10 @@ pub(super) fn sizes(limits: &Limits, needs: &Needs, taken: u64) -> Vec<Size> {
 
 /// The tables of connections: each family's only where there is a VIP of it.
 fn connections(limits: &Limits, needs: &Needs) -> [Size; 6] {
-    let tables = limits.connection_tables();
+    let tables = limits.connection_tables(libbpf_rs::num_possible_cpus().unwrap_or(1));
     let entries = |family, entries: u32| match needs.of(family).vips {
-        true => entries.max(LEAST_ENTRIES),
-        false => LEAST_ENTRIES,
+        true => entries,
+        false => LEAST_ENTRIES.min(entries),
     };
     let claims = |family| match needs.of(family).full_nat {
         true => limits.connections,
@@ -61,10 +61,10 @@ fn connections(limits: &Limits, needs: &Needs) -> [Size; 6] {
     };
     let (v4, v6) = (Family::Ipv4, Family::Ipv6);
     [
-        fixed("conntrack", entries(v4, tables.established)),
-        fixed("conntrack6", entries(v6, tables.established)),
-        fixed("opening", entries(v4, tables.opening)),
-        fixed("opening6", entries(v6, tables.opening)),
+        fixed("connections", entries(v4, tables.sets)),
+        fixed("connections6", entries(v6, tables.sets)),
+        fixed("conntrack", entries(v4, tables.overflow)),
+        fixed("conntrack6", entries(v6, tables.overflow)),
         fixed("nat_ports", claims(v4)),
         fixed("nat_ports6", claims(v6)),
     ]
@@ -209,11 +209,9 @@ mod tests {
             ..Needs::default()
         };
         let entries = |map| size(&limits, &needs, map).created;
-        assert_eq!((entries("conntrack"), entries("opening")), (64, 64));
-        assert_eq!(
-            (entries("conntrack6"), entries("opening6")),
-            (2_000_000, 500_000)
-        );
+        assert_eq!((entries("connections"), entries("conntrack")), (64, 64));
+        assert_eq!(entries("connections6"), 142_858);
+        assert!(entries("conntrack6") >= 200_000);
         assert_eq!(
             (entries("nat_ports"), entries("nat_ports6")),
             (65_536, 65_536)

@@ -122,7 +122,7 @@ fn half_open_connections() {
             protocol: 6,
         };
         let entry = lab.entry(&flow).expect("an entry");
-        assert_eq!((entry.table, entry.state), ("conntrack", "established"));
+        assert_eq!((entry.stage, entry.state), ("proven", "established"));
     }
 }
 

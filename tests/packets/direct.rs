@@ -422,7 +422,7 @@ fn state(lab: &Lab, path: &Path) -> Option<(&'static str, &'static str)> {
         destination: (vip.ip(), vip.port()),
         protocol: path.protocol.number().0,
     });
-    entry.map(|entry| (entry.table, entry.state))
+    entry.map(|entry| (entry.stage, entry.state))
 }
 
 /// The client's segments alone say how far a connection is.
@@ -438,22 +438,22 @@ fn tcp_states() {
                 assert_eq!(state(&lab, &path), Some(*expected), "{flags:#x}, {cell:?}");
             }
         };
-        assert_eq!(state(&lab, &path), Some(("opening", "opening")));
+        assert_eq!(state(&lab, &path), Some(("half-open", "opening")));
         walk(&[
-            (SYN, ("opening", "opening")),
-            (ACK, ("conntrack", "established")),
-            (PSH | ACK, ("conntrack", "established")),
-            (SYN, ("conntrack", "established")),
-            (FIN | ACK, ("conntrack", "half-closed")),
-            (ACK, ("conntrack", "half-closed")),
+            (SYN, ("half-open", "opening")),
+            (ACK, ("proven", "established")),
+            (PSH | ACK, ("proven", "established")),
+            (SYN, ("proven", "established")),
+            (FIN | ACK, ("proven", "half-closed")),
+            (ACK, ("proven", "half-closed")),
             // The client has done with it, and takes the port anew.
-            (SYN, ("opening", "opening")),
-            (ACK, ("conntrack", "established")),
-            (RST, ("conntrack", "closed")),
-            (ACK, ("conntrack", "closed")),
-            (SYN, ("opening", "opening")),
-            (RST | ACK, ("opening", "closed")),
-            (SYN, ("opening", "opening")),
+            (SYN, ("half-open", "opening")),
+            (ACK, ("proven", "established")),
+            (RST, ("proven", "closed")),
+            (ACK, ("proven", "closed")),
+            (SYN, ("half-open", "opening")),
+            (RST | ACK, ("half-open", "closed")),
+            (SYN, ("half-open", "opening")),
         ]);
         assert_eq!(lab.entries().len(), before + 1, "one entry a connection");
     }
@@ -465,10 +465,10 @@ fn udp_states() {
     for cell in cells::direct() {
         let before = lab.entries().len();
         let path = cell.open(&lab, Protocol::Udp, 1000);
-        assert_eq!(state(&lab, &path), Some(("opening", "udp")));
+        assert_eq!(state(&lab, &path), Some(("half-open", "udp")));
         for _ in 0..2 {
             path.to_backend(&lab, "another", |ends| path.between(ends, 0).packet());
-            assert_eq!(state(&lab, &path), Some(("conntrack", "udp")));
+            assert_eq!(state(&lab, &path), Some(("proven", "udp")));
         }
         assert_eq!(lab.entries().len(), before + 1, "one entry a connection");
     }
@@ -486,7 +486,7 @@ fn one_fragmented_datagram_is_no_second_one() {
                 frame.packet().fragments(1, 0, &[48, 96])[nth].clone()
             });
             assert_eq!(lab.send(CLIENTS, &frame).verdict, Verdict::Redirect);
-            assert_eq!(state(&lab, &path), Some(("opening", "udp")));
+            assert_eq!(state(&lab, &path), Some(("half-open", "udp")));
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Connections that the kernel's LRU evicts: the sweep counts their end, and takes it back where one of their
-//! entries makes the other anew.
+//! Connections that have to make room: their end is counted, at once or by the sweep.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,7 +6,7 @@ use std::time::Duration;
 use crate::harness::cases::{self, STANDARD};
 use crate::harness::cells::{self, every, Dress, PROTOCOLS};
 use crate::harness::dialog::Dialog;
-use crate::harness::frame::{Protocol, ACK, RST, SYN};
+use crate::harness::frame::{ACK, RST, SYN};
 use crate::harness::{Lab, Verdict, CLIENTS};
 use crate::property::one_in;
 
@@ -96,8 +95,14 @@ fn what_gives_way_in_a_full_table_is_counted_as_ended() {
                 }
             }
         }
+        // Half-open ones, and those that are over, are counted by the packet that takes their way; what the
+        // kernel's LRU gives away by nobody.
         let lost = excess(&lab);
-        assert!(lost > 1000, "{lost} evicted");
+        if establishes {
+            assert!(lost > 1000, "{lost} evicted");
+        } else {
+            assert_eq!(lost, 0);
+        }
         assert_eq!(sweep(&lab), (lost as u64, 0), "established: {establishes}");
     }
 }
@@ -109,49 +114,6 @@ fn dialogs(lab: &Lab, port: u16) -> Vec<(u32, Dialog)> {
             (lab.backend_id(case.backend_name()), d)
         })
         .collect()
-}
-
-#[test]
-fn one_that_comes_back_by_its_other_entry_is_open_again() {
-    let lab = Lab::new(STANDARD);
-    for (id, d) in dialogs(&lab, 9000) {
-        let before = Balance::of(&lab, id);
-        lab.evict(&d.flow());
-        assert_eq!(sweep(&lab), (1, 0), "{d:?}");
-        let gone = Balance {
-            ended: before.ended + 1,
-            live: before.live - 1,
-            ..before
-        };
-        assert_eq!(Balance::of(&lab, id), gone);
-        lab.age(&d);
-        d.to_client(&lab, ACK);
-        assert_eq!(sweep(&lab), (0, 1), "{d:?}");
-        assert_eq!(Balance::of(&lab, id), before);
-        if d.protocol == Protocol::Tcp {
-            d.to_backend(&lab, RST);
-            assert_eq!(sweep(&lab), (0, 0));
-            assert_eq!(Balance::of(&lab, id), gone, "{d:?}");
-        }
-    }
-}
-
-/// As long as no sweep comes between, nothing was counted that had to be taken back.
-#[test]
-fn one_that_is_back_before_a_sweep_has_not_ended() {
-    let lab = Lab::new(STANDARD);
-    for (id, d) in dialogs(&lab, 9000) {
-        let before = Balance::of(&lab, id);
-        lab.evict(&d.flow());
-        lab.age(&d);
-        d.to_client(&lab, ACK);
-        assert_eq!(sweep(&lab), (0, 0), "{d:?}");
-        assert_eq!(Balance::of(&lab, id), before);
-        // Without the backend's entry its connection is there all the same.
-        lab.evict(&d.reply_flow());
-        assert_eq!(sweep(&lab), (0, 0), "{d:?}");
-        assert_eq!(Balance::of(&lab, id), before);
-    }
 }
 
 /// A client that goes on is balanced anew: that is another connection, and the first one has ended.
@@ -219,7 +181,9 @@ fn under_traffic_no_error_stays() {
                         if port % 4 == 0 {
                             path.knock(&lab, &Dress::default());
                             lab.run(CLIENTS, &path.request(ACK).bytes());
-                            lab.run(CLIENTS, &path.request(RST).bytes());
+                            if port % 8 == 0 {
+                                lab.run(CLIENTS, &path.request(RST).bytes());
+                            }
                         }
                     }
                 }

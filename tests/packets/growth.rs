@@ -30,6 +30,7 @@ backend = [{ address = "10.0.0.2", port = 8080 }]
 
 /// The maps that the small file has the smallest of.
 const GROWN: [&str; 10] = [
+    "connections6",
     "conntrack6",
     "dos_sources",
     "fw_hits",
@@ -39,7 +40,6 @@ const GROWN: [&str; 10] = [
     "maglev",
     "nat_ports",
     "nat_ports6",
-    "opening6",
 ];
 
 /// Room for what the large file has, and more claims than there is always room for.

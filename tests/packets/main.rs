@@ -44,6 +44,5 @@ mod sources;
 mod states;
 mod sweep;
 mod totals;
-mod twins;
 mod unrecorded;
 mod waiting;

@@ -30,10 +30,6 @@ use crate::harness::runner::Runner;
 use crate::harness::{backend_mac, hex, ip, own_mac, Lab, BACKENDS, CLIENTS, NAT_PORTS, ROUTER};
 use crate::property::one_in;
 
-/// Whether a connection is found whole or not at all. Where the LRU can take one of its two entries, two nat
-/// connections of one client, to two VIPs, can come to share a source towards one backend.
-const IS_WHOLE: bool = false;
-
 const CONNECTIONS: u32 = 2000;
 const ROUNDS: u32 = 10;
 /// From this round on few entries are made, and most new flows go without: those of nat do not look whether
@@ -317,7 +313,8 @@ impl Model {
             seed,
             began: Instant::now(),
             has_room,
-            is_apart: AtomicBool::new(IS_WHOLE),
+            // Of a flow without a place not more is known than fits.
+            is_apart: AtomicBool::new(has_room),
             entries: (0..entries).map(entry).collect(),
             owners: Mutex::default(),
             backends: RwLock::new(numbers.map(|number| (number, backend)).collect()),
@@ -942,7 +939,7 @@ impl Model {
         let mut sources: HashMap<Flow, Flow> = HashMap::new();
         let claims = claims(lab);
         for connection in &connections {
-            let flow = connection.entry.client_flow();
+            let flow = connection.entry.flow;
             let context = || format!("XDPLB_MODEL_SEED={}: {connection:?}", self.seed);
             assert!(
                 by_flow.insert(flow, connection).is_none(),

@@ -10,7 +10,6 @@ use crate::harness::ip::{Ethernet, Icmp, Packet};
 use crate::harness::{
     assert_same, ip, own_mac, Lab, Verdict, BACKENDS, CLIENTS, OTHER, OTHER_ROUTER, ROUTER,
 };
-use libbpf_rs::MapCore;
 use xdplb::config::MacAddress;
 
 const NOT_OURS: Verdict = Verdict::Pass("not_ours");
@@ -111,23 +110,13 @@ fn elsewhere(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Takes every entry out, as if another instance had the connections.
-fn forget_connections(lab: &Lab) {
-    for name in ["opening", "opening6", "conntrack", "conntrack6"] {
-        let map = lab.map(name);
-        for key in map.keys().collect::<Vec<_>>() {
-            map.delete(&key).expect("an entry taken out");
-        }
-    }
-}
-
 /// What becomes of an error about the path's packet, of which there is no entry: the client is told by way
 /// of that next hop.
 #[track_caller]
 fn told_without_an_entry(lab: &Lab, path: &Path, tags: &[(u16, u16)], from: u16, to: MacAddress) {
     let what = format!("{:?}, {:?}, tags {tags:x?}", path.cell, path.protocol);
     lab.refill_answers();
-    forget_connections(lab);
+    lab.clear_connections();
     let (outer, header) = (too_large(path).0.bytes(), path.cell.overhead());
     let sent = lab.send(
         BACKENDS,
@@ -243,7 +232,7 @@ fn without_an_entry_to_a_source_out_of_a_prefix() {
                 .expect("an address")
                 .into()
         };
-        forget_connections(&lab);
+        lab.clear_connections();
         lab.refill_answers();
         let told = error_to(source, Icmp::TooBig(MTU), &outer[..500], &[]);
         let verdict = lab.send(BACKENDS, &told).verdict;

@@ -24,7 +24,7 @@ fn state(lab: &Lab, path: &Path) -> (&'static str, &'static str) {
         protocol: path.protocol.number().0,
     };
     let entry = lab.entry(&flow).expect("the client's entry");
-    (entry.table, entry.state)
+    (entry.stage, entry.state)
 }
 
 #[track_caller]
@@ -55,15 +55,15 @@ fn the_same_syn_after_a_reset_is_the_same_connection() {
         for _ in 0..2 {
             backend(&lab, &path, ACK);
             client(&lab, &path, RST, SEQUENCE + 77);
-            assert_eq!(state(&lab, &path), ("opening", "closed"), "{path:?}");
+            assert_eq!(state(&lab, &path), ("half-open", "closed"), "{path:?}");
             assert_eq!(counted(&lab), (before.0 + 1, before.1 + 1), "{path:?}");
             client(&lab, &path, SYN, SEQUENCE);
-            assert_eq!(state(&lab, &path), ("opening", "opening"), "{path:?}");
+            assert_eq!(state(&lab, &path), ("half-open", "opening"), "{path:?}");
             assert_eq!(counted(&lab), (before.0 + 1, before.1), "{path:?}");
         }
         backend(&lab, &path, SYN | ACK);
         client(&lab, &path, ACK, SEQUENCE + 1);
-        assert_eq!(state(&lab, &path), ("conntrack", "established"));
+        assert_eq!(state(&lab, &path), ("proven", "established"));
         client(&lab, &path, PSH | ACK, SEQUENCE + 1);
         assert_eq!(counted(&lab), (before.0 + 1, before.1), "{path:?}");
         client(&lab, &path, RST, SEQUENCE + 1);
@@ -81,7 +81,7 @@ fn the_second_try_waits_for_an_answer_of_its_own() {
         client(&lab, &path, RST, SEQUENCE + 77);
         client(&lab, &path, SYN, SEQUENCE);
         client(&lab, &path, ACK, SEQUENCE + 1);
-        assert_eq!(state(&lab, &path), ("opening", "opening"), "{path:?}");
+        assert_eq!(state(&lab, &path), ("half-open", "opening"), "{path:?}");
     }
 }
 
@@ -96,7 +96,7 @@ fn another_syn_after_a_reset_is_another_connection() {
         let again = path.request(SYN).with(|f| f.sequence = SEQUENCE + 5000);
         lab.send(CLIENTS, &again.bytes());
         assert_eq!(counted(&lab), (before.0 + 2, before.1 + 1), "{path:?}");
-        assert_eq!(state(&lab, &path), ("opening", "opening"), "{path:?}");
+        assert_eq!(state(&lab, &path), ("half-open", "opening"), "{path:?}");
     }
 }
 

@@ -446,7 +446,7 @@ fn services_do_not_share_connections() {
     }
     lab.reload(&[one(81), two(80)].concat());
     let swept = lab.sweep();
-    assert_eq!(swept.unbound, 8, "{swept:?}");
+    assert_eq!(swept.unbound, 4, "{swept:?}");
     for (d, prefix) in dialogs {
         let sent = lab.send(CLIENTS, &d.request(ACK).bytes());
         assert_eq!(ends_of(&sent.bytes).1.ip(), ip(&format!("{prefix}3")));

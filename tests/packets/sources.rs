@@ -172,10 +172,7 @@ fn half_open_connections_leave_ports_for_others() {
                     dialog.to_backend(&lab, ACK);
                     dialog.to_client(&lab, ACK);
                     dialog.to_backend(&lab, ACK);
-                    assert_eq!(
-                        dialog.state(&lab).map(|(table, _)| table),
-                        Some("conntrack")
-                    );
+                    assert_eq!(dialog.state(&lab).map(|(stage, _)| stage), Some("proven"));
                     true
                 })
                 .count();
@@ -270,7 +267,7 @@ fn a_port_rests_after_a_close() {
     lab.set_timeouts(|timeouts| timeouts.tcp_closing = Duration::from_millis(100));
     pause(CLAIM_AGE);
     let swept = lab.sweep();
-    assert_eq!((swept.expired, swept.ports), (2 * 8, 2), "{swept:?}");
+    assert_eq!((swept.expired, swept.ports), (8, 2), "{swept:?}");
     lab.set_timeouts(|timeouts| timeouts.tcp_closing = Duration::from_secs(30));
     let resting: HashSet<SocketAddr> = closed.iter().map(|(_, d)| d.seen).collect();
     age_claims(&lab, 60);
@@ -294,7 +291,6 @@ fn a_port_rests_after_a_close() {
         );
         again.to_client(&lab, RST | ACK);
         lab.evict(&again.flow());
-        lab.evict(&again.reply_flow());
     }
     // Now all seven are in use or half-open: what is gone of them is free a moment later.
     age_claims(&lab, 66);
@@ -352,22 +348,12 @@ fn the_sweep_takes_no_claim_that_has_changed() {
                 .expect("the program runs");
             removal.removed == 1
         };
-        let entries = [d.flow(), d.reply_flow()];
-        assert!(!remove(status()), "both entries are there, {case:?}");
-        lab.evict(&entries[0]);
-        assert!(!remove(status()), "the reply's entry is there, {case:?}");
-        d.to_backend(&lab, ACK);
-        d.to_client(&lab, ACK);
-        d.to_backend(&lab, ACK);
-        lab.evict(&entries[1]);
-        assert!(!remove(status()), "the client's entry is there, {case:?}");
-        lab.evict(&entries[0]);
+        lab.evict(&d.flow());
         age_claims(&lab, 10);
         let seen = status();
         d.to_backend(&lab, ACK);
         assert!(!remove(seen), "its client has come back, {case:?}");
-        lab.evict(&entries[0]);
-        lab.evict(&entries[1]);
+        lab.evict(&d.flow());
         assert!(!remove(seen), "its client has been there, {case:?}");
         assert!(remove(status()), "as it was, {case:?}");
         first_of(&lab, case, 999).expect("nobody has the port any more");
@@ -377,7 +363,7 @@ fn the_sweep_takes_no_claim_that_has_changed() {
 /// A connection that becomes established while the sweep reads the tables is seen in one of them.
 #[test]
 fn the_sweep_sees_connections_that_move() {
-    for hook in ["opening", "conntrack"] {
+    for hook in ["half-open", "proven"] {
         let lab = with_ports(30000, 30000);
         let dialogs: Vec<(Case, Dialog)> = full_nat()
             .map(|case| (case, first_of(&lab, case, 1000).expect("the port")))
@@ -388,7 +374,7 @@ fn the_sweep_sees_connections_that_move() {
             .filter(|case| !case.full_nat)
             .map(|case| {
                 let d = first_of(&lab, case, 2000).expect("a connection");
-                if hook == "conntrack" {
+                if hook == "proven" {
                     d.to_client(&lab, SYN | ACK);
                     d.to_backend(&lab, ACK);
                 }
@@ -477,7 +463,7 @@ fn ports_are_counted_for_each_backend() {
 
 /// The LRU may take one direction's entry. The port stays the connection's as long as the other lives.
 #[test]
-fn a_claim_outlives_one_of_its_entries() {
+fn a_claim_outlives_its_connection_for_a_while() {
     let lab = with_ports(30000, 30000);
     let dialogs: Vec<(Case, Dialog)> = full_nat()
         .map(|case| {
@@ -496,31 +482,22 @@ fn a_claim_outlives_one_of_its_entries() {
         lab.sweep()
     };
 
-    for (_, d) in &dialogs {
-        lab.evict(&d.flow());
-    }
     assert_eq!(sweep_later().ports, 0);
     for (case, d) in &dialogs {
         refused(*case);
-        // The client's next packet finds its way back to what it had.
-        d.to_backend(&lab, ACK);
-        d.to_client(&lab, ACK);
-        d.to_backend(&lab, ACK);
-        lab.evict(&d.reply_flow());
-    }
-    assert_eq!(sweep_later().ports, 0);
-    for (case, d) in &dialogs {
-        refused(*case);
-        d.to_backend(&lab, ACK);
         lab.evict(&d.flow());
     }
-    // Both are gone, the claim is not yet: the client gets its port back still.
+    // It is gone, the claim is not yet: the client's next packet finds its way back to what it had.
     for (case, d) in &dialogs {
         refused(*case);
         d.to_backend(&lab, ACK);
         d.to_client(&lab, ACK);
+        d.to_backend(&lab, ACK);
+    }
+    assert_eq!(sweep_later().ports, 0);
+    for (case, d) in &dialogs {
+        refused(*case);
         lab.evict(&d.flow());
-        lab.evict(&d.reply_flow());
     }
     assert_eq!(sweep_later().ports, dialogs.len() as u64);
     for (case, _) in &dialogs {
@@ -669,14 +646,13 @@ fn nat_after_an_expired_connection() {
     }
 }
 
-/// The LRU may take either direction's entry: the client's next packet mends it.
+/// A connection may have to make room: the client's next packet makes it anew.
 #[test]
 fn nat_after_an_eviction() {
     let lab = Lab::new(STANDARD);
     for case in cases::all().filter(|case| !case.full_nat) {
         let d = case.establish(&lab);
         lab.evict(&d.flow());
-        d.to_client(&lab, ACK);
         d.to_backend(&lab, ACK);
         d.to_client(&lab, ACK);
         d.to_backend(&lab, ACK);
@@ -685,7 +661,7 @@ fn nat_after_an_eviction() {
         } else {
             "udp"
         };
-        assert_eq!(d.state(&lab), Some(("conntrack", state)), "{case:?}");
+        assert_eq!(d.state(&lab), Some(("proven", state)), "{case:?}");
         let late = lab.send(BACKENDS, &d.reply(ACK).bytes());
         assert_eq!(late.verdict, Verdict::Redirect);
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use libbpf_rs::{MapCore, MapFlags};
+use libbpf_rs::MapCore;
 use proptest::prelude::*;
 use xdplb::datapath::abi::{self, Flow};
 
@@ -176,25 +176,9 @@ fn a_connection_is_closed_once() {
 /// Makes entries too old; of those that there are, the ones whose bit is set in turn.
 fn age(lab: &Lab, which: u8) {
     let hour = 2 * 3600 * lab.live().hz;
-    let mut number = 0;
-    for name in ["conntrack", "conntrack6", "opening", "opening6"] {
-        let map = lab.map(name);
-        let mut keys: Vec<Vec<u8>> = map.keys().collect();
-        keys.sort();
-        for key in keys {
-            number += 1;
-            if which >> (number % 8) & 1 == 0 {
-                continue;
-            }
-            // Both families' have struct conn at 16: backend, generation, last_seen.
-            let mut value = map
-                .lookup(&key, MapFlags::ANY)
-                .expect("lookup")
-                .expect("a value");
-            let seen = u32::from_ne_bytes(value[24..28].try_into().expect("four bytes"));
-            value[24..28].copy_from_slice(&seen.wrapping_sub(hour).to_ne_bytes());
-            map.update(&key, &value, MapFlags::EXIST)
-                .expect("an older time");
+    for (number, flow) in (1..).zip(lab.client_flows()) {
+        if which >> (number % 8) & 1 != 0 {
+            lab.date_back(&flow, hour);
         }
     }
     lab.forget_copies();
@@ -448,14 +432,8 @@ fn balance(lab: &Lab) -> BTreeMap<u32, (i64, i64)> {
 
 /// No connections, as in the beginning.
 fn clear(lab: &Lab) {
-    for name in [
-        "conntrack",
-        "conntrack6",
-        "opening",
-        "opening6",
-        "nat_ports",
-        "nat_ports6",
-    ] {
+    lab.clear_connections();
+    for name in ["nat_ports", "nat_ports6"] {
         let map = lab.map(name);
         for key in map.keys().collect::<Vec<_>>() {
             map.delete(&key).expect("delete");

@@ -73,7 +73,7 @@ pub struct Backend {
     pub traffic: Traffic,
 }
 
-/// A connection, its client's direction.
+/// A connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     /// The entry.
@@ -185,8 +185,7 @@ impl View {
         Ok(())
     }
 
-    /// Calls `visit` with every connection that is not over: the client's direction of each, with the
-    /// time it has left by the later of its two directions.
+    /// Every connection that is not too old, with the time it has left.
     ///
     /// # Errors
     /// When a table cannot be read.
@@ -195,38 +194,12 @@ impl View {
         let Some(clock) = Clock::from_settings(&settings) else {
             return Ok(Vec::new());
         };
+        // By flow: one that moves from its set to conntrack meanwhile is in both, and conntrack's is read
+        // last.
         let mut clients: BTreeMap<abi::Flow, Entry> = BTreeMap::new();
-        let mut replies: Vec<Entry> = Vec::new();
-        // conntrack after opening: while an entry moves it is in both, and conntrack's is the newer.
-        for (name, v4) in [
-            ("opening", true),
-            ("conntrack", true),
-            ("opening6", false),
-            ("conntrack6", false),
-        ] {
-            let mut visit = |entry: Entry| {
-                if entry.is_reply() {
-                    replies.push(entry);
-                } else {
-                    clients.insert(entry.flow, entry);
-                }
-            };
-            let map = self.map(name)?;
-            if v4 {
-                connections::for_each::<V4>(&map, |_, entry| visit(entry))?;
-            } else {
-                connections::for_each::<V6>(&map, |_, entry| visit(entry))?;
-            }
-        }
-        for reply in replies {
-            if let Some(client) = clients.get_mut(&reply.client_flow()) {
-                if client.becomes.reversed() == reply.flow
-                    && reply.last_seen.wrapping_sub(client.last_seen).cast_signed() > 0
-                {
-                    client.last_seen = reply.last_seen;
-                }
-            }
-        }
+        let map = |name: &str| self.map(name);
+        connections::for_each::<V4>(map, |entry| _ = clients.insert(entry.flow, entry))?;
+        connections::for_each::<V6>(map, |entry| _ = clients.insert(entry.flow, entry))?;
         let now = clock.now();
         Ok(clients
             .into_values()

@@ -123,7 +123,7 @@ impl Dialog {
     /// Table and state that both directions' entries have; `None` if both are gone.
     #[track_caller]
     pub fn state(&self, lab: &Lab) -> Option<(&'static str, &'static str)> {
-        let place = |flow| lab.entry(flow).map(|entry| (entry.table, entry.state));
+        let place = |flow| lab.entry(flow).map(|entry| (entry.stage, entry.state));
         let (client, backend) = (place(&self.flow()), place(&self.reply_flow()));
         assert_eq!(client, backend, "the two directions of {self:?}");
         client

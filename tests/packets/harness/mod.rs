@@ -29,6 +29,7 @@ use nix::sched::{unshare, CloneFlags};
 use xdplb::config::blocklist::Contents;
 use xdplb::config::{self, Config, Limits, MacAddress, Timeouts};
 use xdplb::datapath::abi::{self, from_bytes, Flow};
+use xdplb::datapath::connections;
 use xdplb::datapath::pins::PinDir;
 use xdplb::datapath::reasons::{self, REASONS};
 use xdplb::datapath::{Interface, Settings};
@@ -109,11 +110,11 @@ pub struct Sent {
     pub bytes: Vec<u8>,
 }
 
-/// One direction of a connection, and the table that it stands in.
+/// One direction of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// `opening` or `conntrack`, whichever the family.
-    pub table: &'static str,
+    /// "half-open" or "proven"
+    pub stage: &'static str,
     pub flow: Flow,
     pub becomes: Flow,
     pub state: &'static str,
@@ -486,33 +487,26 @@ impl Lab {
             .0
     }
 
-    /// Every entry of the connection tables.
+    /// Every connection, in each of the directions that are seen.
     pub fn entries(&self) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for table in TABLES {
-            let pairs = self.pairs(table);
-            entries.extend(pairs.iter().map(|(key, value)| entry4(table, key, value)));
-        }
-        for table in TABLES {
-            let pairs = self.pairs(&format!("{table}6"));
-            entries.extend(pairs.iter().map(|(key, value)| entry6(table, key, value)));
-        }
-        entries
+        let map = |name: &str| Ok(self.map(name));
+        let all = connections::all(map).expect("the connections");
+        let directions = all.iter().flat_map(|entry| {
+            let reply = (!entry.is_direct()).then(|| direction(entry, true));
+            [Some(direction(entry, false)), reply]
+        });
+        directions.flatten().collect()
     }
 
-    /// The entry that packets of this flow find.
+    /// The connection that packets of this flow find.
     pub fn entry(&self, flow: &Flow) -> Option<Entry> {
-        let key = table::key_of(flow);
-        let value = |name: &str| self.map(name).lookup(&key, MapFlags::ANY).expect("lookup");
-        let mut found = TABLES.into_iter().filter_map(|table| match flow.source.0 {
-            IpAddr::V4(_) => Some(entry4(table, &key, &value(table)?)),
-            IpAddr::V6(_) => Some(entry6(table, &key, &value(&format!("{table}6"))?)),
-        });
-        let first = found.next();
-        if let (Some(first), Some(second)) = (first, found.next()) {
-            panic!("two entries of one flow: {first:?} and {second:?}");
-        }
-        first
+        let found: Vec<Entry> = self
+            .entries()
+            .into_iter()
+            .filter(|entry| entry.flow == *flow)
+            .collect();
+        assert!(found.len() < 2, "two connections of one flow: {found:?}");
+        found.first().copied()
     }
 
     /// What time does within a moment: the CPUs' own copies of entries no longer count.
@@ -577,53 +571,29 @@ impl Lab {
     }
 }
 
-/// The tables of connections; those of IPv6 end in 6.
-const TABLES: [&str; 2] = ["conntrack", "opening"];
-
-fn entry4(table: &'static str, key: &[u8], value: &[u8]) -> Entry {
-    let flow: abi::flow4 = from_bytes(key).expect("struct flow4");
-    let c = from_bytes::<abi::entry4>(value).expect("struct entry4").c;
-    let source = (abi::ipv4_of(c.saddr), u16::from_be(c.sport));
-    let destination = (abi::ipv4_of(c.daddr), u16::from_be(c.dport));
-    entry(table, flow.into(), source, destination, &c.conn)
-}
-
-fn entry6(table: &'static str, key: &[u8], value: &[u8]) -> Entry {
-    let flow: abi::flow6 = from_bytes(key).expect("struct flow6");
-    let c = from_bytes::<abi::entry6>(value).expect("struct entry6").c;
-    let source = (abi::address_of(c.saddr), u16::from_be(c.sport));
-    let destination = (abi::address_of(c.daddr), u16::from_be(c.dport));
-    entry(table, flow.into(), source, destination, &c.conn)
-}
-
-fn entry(
-    table: &'static str,
-    flow: Flow,
-    source: (IpAddr, u16),
-    destination: (IpAddr, u16),
-    conn: &abi::conn,
-) -> Entry {
+/// A connection, as one of its directions sees it.
+fn direction(of: &connections::Entry, is_reply: bool) -> Entry {
     use abi::conn_state;
     Entry {
-        table,
-        flow,
-        becomes: Flow {
-            source,
-            destination,
-            protocol: flow.protocol,
+        stage: if of.proven { "proven" } else { "half-open" },
+        flow: if is_reply { of.reply_flow() } else { of.flow },
+        becomes: if is_reply {
+            of.flow.reversed()
+        } else {
+            of.becomes
         },
-        state: match conn_state(conn.state.into()) {
+        state: match conn_state(of.state.into()) {
             conn_state::CONN_OPENING => "opening",
             conn_state::CONN_ESTABLISHED => "established",
             conn_state::CONN_HALF_CLOSED => "half-closed",
             conn_state::CONN_CLOSING => "closing",
             conn_state::CONN_CLOSED => "closed",
             conn_state::CONN_UDP => "udp",
-            other => panic!("an entry in state {}", other.0),
+            other => panic!("a connection in state {}", other.0),
         },
-        is_reply: u32::from(conn.flags) & abi::conn_flag::CONN_REPLY.0 != 0,
-        backend: conn.backend,
-        generation: conn.generation,
+        is_reply,
+        backend: of.backend,
+        generation: of.generation,
     }
 }
 

@@ -113,7 +113,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use libbpf_rs::MapCore;
+    use libbpf_rs::{MapCore, MapFlags};
 
     use super::*;
     use crate::harness::cells::{self, every, Dress, PROTOCOLS};
@@ -192,6 +192,14 @@ mod tests {
                 lab.send(CLIENTS, &path.request(0).bytes()).verdict,
                 Verdict::Redirect
             );
+        }
+
+        // As if sets had been full of live connections.
+        for name in ["conntrack", "conntrack6"] {
+            let map = lab.map(name);
+            let (key, value) = (map.key_size() as usize, map.value_size() as usize);
+            map.update(&vec![1; key], &vec![1; value], MapFlags::ANY)
+                .expect("an element");
         }
 
         let mut own = lab.datapath;
