@@ -26,7 +26,7 @@
 #define NAT_TRIES      8
 #define NAT_FIRST_PORT 1024
 /* How often a CPU tries to enter a connection while others enter theirs. */
-#define OPEN_TRIES 3
+#define OPEN_TRIES 2
 #define IS_RACING  (-5)
 /* How often a CPU tries to change a connection's status while others change it. */
 #define STATUS_TRIES 3

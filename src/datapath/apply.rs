@@ -469,7 +469,15 @@ impl Tables {
     /// Frees the id of a backend.
     fn clear_backend(&mut self, id: u32, totals: &mut Totals) -> Result<(), Error> {
         let live = self.backends.get(id).unwrap_or_default();
-        // Unusable before its next hop goes.
+        if abi::bytes_of(&live) == abi::bytes_of(&abi::backend::default()) {
+            return Ok(());
+        }
+        // Unusable before its next hop goes. Not to the first interface: a packet may be past the look at the
+        // generation.
+        let nowhere = abi::hop {
+            mac: [0; 6],
+            slot: abi::xdplb_limit::NO_SLOT.0 as u16,
+        };
         self.backends.set(
             id,
             &abi::backend {
@@ -478,7 +486,11 @@ impl Tables {
                 ..live
             },
         );
-        if self.backends.set(id, &abi::backend::default()) {
+        let gone = abi::backend {
+            hop: nowhere,
+            ..Default::default()
+        };
+        if self.backends.set(id, &gone) {
             self.retired
                 .insert(address_of(live.address), Instant::now());
             totals.retire_backend(id, live.service)?;
