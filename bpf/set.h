@@ -63,6 +63,13 @@ enum entered {
 		(typeof(pointer))((void *)(long)(pointer) + __zero);                               \
 	})
 
+/* Has the cache line on its way: a load whose value nobody waits for. */
+#define fetch(x)                                                                                   \
+	({                                                                                         \
+		__u64 __line = READ_ONCE(x);                                                       \
+		asm volatile("" : : "r"(__line));                                                  \
+	})
+
 static __always_inline __u32 way_state(__u64 word)
 {
 	return word & ((1 << WAY_STATE_BITS) - 1);
@@ -136,21 +143,35 @@ __noinline __u64 way_order(__u64 word, __u32 time)
 		rank = RANK_OVER;
 	if (idle < 0)
 		idle = 0;
+	/* One that is free has no age. */
+	if (rank == RANK_FREE)
+		return 0;
 	return (__u64)rank << 40 | (__u64)(0x7fffffff - idle) << 8;
 }
 
-/* Which way makes room, and the rank that it has, above it. */
-static __always_inline __u32 choose_way(const __u64 *way, __u32 time)
+/* Where a connection stands as long as there is room: readers fetch that record before they know,
+ * at the same time as the words. */
+static __always_inline __u32 usual_way(__u64 hash)
+{
+	__u32 way = hash >> WAY_TAG_BITS & 7;
+
+	return way < SET_WAYS ? way : 0;
+}
+
+/* Which way makes room, and the rank that it has, above it; of several that are free the first from
+ * `usual` on. */
+static __always_inline __u32 choose_way(const __u64 *way, __u32 usual, __u32 time)
 {
 	__s64 best = (__s64)RANK_BUSY << 41;
 
 	/* The smallest, without a branch: the verifier would follow both. */
 	for (__u32 i = 0; i < SET_WAYS; i++) {
-		__s64 less = (way_order(READ_ONCE(way[i]), time) | i) - best;
+		__u32 distance = (i + SET_WAYS - usual) % SET_WAYS;
+		__s64 less = (way_order(READ_ONCE(way[i]), time) | distance << 4 | i) - best;
 
 		best += less & less >> 63;
 	}
-	return (best >> 40) << 8 | (best & 0xff);
+	return (best >> 40) << 8 | (best & 0xf);
 }
 
 /* A connection ends since another takes its way. */
@@ -325,6 +346,7 @@ __noinline int NAME(look_in_set)(__u32 reply)
 	set = array_at(CONNECTIONS, w->at.set);
 	if (!set)
 		return 0;
+	fetch(*(const __u64 *)&set->record[usual_way(hash)]);
 	for (__u32 i = 0; i < SET_WAYS; i++) {
 		__u64 word = READ_ONCE(set->way[i]);
 
@@ -611,21 +633,21 @@ __noinline int NAME(enter)(void)
 	const struct settings *s = array_at(settings, 0);
 	struct work *w = array_at(scratch, 0);
 	__u32 i, rank;
-	__u64 tag, word;
-	int index, entered;
+	__u64 hash, tag, word;
+	int entered;
 	SET *set;
 
 	if (!s || !w)
 		return IS_FULL;
-	tag = NAME(hash_flow)(&w->HELD.flow, 0, s);
-	w->at.set = hash_slot(tag, s->SETS);
-	tag = hash_tag(tag);
+	hash = NAME(hash_flow)(&w->HELD.flow, 0, s);
+	w->at.set = hash_slot(hash, s->SETS);
+	tag = hash_tag(hash);
 	set = array_at(CONNECTIONS, w->at.set);
 	if (!set)
 		return IS_FULL;
-	i = choose_way(set->way, w->facts.now);
+	i = choose_way(set->way, usual_way(hash), w->facts.now);
 	rank = i >> 8;
-	i &= 0xff;
+	i &= 0xf;
 	barrier_var(i);
 	if (i >= SET_WAYS || rank > (w->proven ? RANK_LIVE : RANK_OVER))
 		return IS_FULL;
@@ -636,14 +658,12 @@ __noinline int NAME(enter)(void)
 	if (rank != RANK_FREE && !((word ^ tag) & WAY_TAG_MASK) &&
 	    NAME(is_of)(&set->record[i], &w->HELD.flow, 0))
 		return IS_TAKEN;
-	if (rank != RANK_LIVE)
-		return NAME(occupy)(w, set, i, word, tag);
-	index = NAME(spill)(w, set, i, word);
-	if (index < 0)
+	w->moved = rank == RANK_LIVE ? NAME(spill)(w, set, i, word) : SPILL_INDICES;
+	if (w->moved < 0)
 		return IS_FULL;
 	entered = NAME(occupy)(w, set, i, word, tag);
-	if (entered == IS_OUTRUN)
-		NAME(unspill)(w, index);
+	if (entered == IS_OUTRUN && w->moved < SPILL_INDICES)
+		NAME(unspill)(w, w->moved);
 	return entered;
 }
 

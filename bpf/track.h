@@ -80,12 +80,14 @@ static __noinline void expect_claimed(struct work *w)
  */
 static __noinline int find_source(struct work *w)
 {
+	const struct settings *s = array_at(settings, 0);
 	const struct facts *f = &w->facts;
 
 	reply_flow(&w->own.c, f->flow.protocol, &w->other_flow);
 	if (!is_source_taken(w) && !is_port_claimed(w))
 		return GO_ON;
 	w->search.opens = 1;
+	w->search.start = s ? hash_flow(&f->flow, HASH_5_TUPLE, s->nat_secret) >> 32 : 0;
 	for (int i = 1; i <= NAT_TRIES; i++) {
 		w->own.c.sport = bpf_htons(NAT_FIRST_PORT +
 					   (w->search.start + i) % (65536 - NAT_FIRST_PORT));
@@ -135,10 +137,10 @@ static __always_inline int obtain_source(struct work *w, const struct backend *b
 
 	if (!b || !s)
 		return REASON_NO_BACKEND;
-	/* The flow's own place, so that one which had to make room comes back to its port. */
-	w->search.start = hash_flow(&w->facts.flow, HASH_5_TUPLE, s->nat_secret) >> 32;
 	if (b->forward != FORWARD_FULL_NAT)
 		return w->recorded ? find_source(w) : GO_ON;
+	/* The flow's own place, so that one which had to make room comes back to its port. */
+	w->search.start = hash_flow(&w->facts.flow, HASH_5_TUPLE, s->nat_secret) >> 32;
 	if (w->recorded) {
 		reason = claim_some_source(w, b);
 		if (reason != IS_CROWDED)
@@ -225,9 +227,6 @@ __noinline int open_connection(int stale)
 		return REASON_LOOP;
 	/* A reset without a connection goes by hash alone: it makes none. */
 	w->recorded = !(f->tcp_flags & TCP_RST) && record(f);
-	slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
-	if (!slot)
-		return REASON_NO_INTERFACE;
 	if (stale) {
 		if (forget(w) && !is_over(c->conn.state) && w->at.where != IN_PENDING)
 			count_closed(c->conn.backend, c->conn.generation);
@@ -242,7 +241,6 @@ __noinline int open_connection(int stale)
 	c->conn.last_seen = f->now;
 	c->conn.ingress = f->ingress;
 	c->conn.hop = f->peer;
-	c->conn.hop.slot = *slot;
 	c->conn.forward = b->forward;
 	c->conn.admission = w->admission;
 	c->conn.state = first_state(f->flow.protocol);
@@ -258,7 +256,8 @@ __noinline int open_connection(int stale)
 	if (is_direct(&c->conn)) {
 		__builtin_memcpy(c->daddr, f->flow.daddr, sizeof(c->daddr));
 		c->dport = f->flow.dport;
-		set_entropy(c, flow_entropy(&f->flow));
+		if (b->forward != FORWARD_L2)
+			set_entropy(c, flow_entropy(&f->flow));
 		if (!w->recorded) {
 			count_unrecorded(id);
 			return GO_ON;
@@ -267,6 +266,10 @@ __noinline int open_connection(int stale)
 		__builtin_memcpy(c->daddr, b->address, sizeof(c->daddr));
 		c->dport = b->port ?: f->flow.dport;
 	}
+	slot = bpf_map_lookup_elem(&interface_slots, &f->ingress);
+	if (!slot)
+		return REASON_NO_INTERFACE;
+	c->conn.hop.slot = *slot;
 	for (int i = 0; i < OPEN_TRIES; i++) {
 		if (!is_direct(&c->conn)) {
 			c->sport = f->flow.sport;

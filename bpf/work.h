@@ -97,6 +97,7 @@ struct work {
 	__u64 tag;	  /* of the flow that has been looked up in a set */
 	__u64 spilled;	  /* what that set says of conntrack */
 	__u32 status;	  /* of a connection that is about to get a place */
+	int moved;	  /* the index in conntrack of one that has moved there for it */
 	__u32 recorded;	  /* 1: the new flow gets a place, if there is one */
 	__u32 remembered; /* that of a flow without a place; 0: there was none */
 };
