@@ -13,7 +13,7 @@ use plain::Plain;
 use super::abi::{
     self, address_of, conn_state, forward_mode, from_bytes, ipv4_of, way_word, xdplb_limit, Flow,
 };
-use super::array::Array;
+use super::array::Windows;
 use super::{batch, Error};
 
 /// Ways of a set.
@@ -326,12 +326,21 @@ impl<'a> Set<'a> {
     }
 }
 
-/// Calls `visit` with every set of a family.
-pub(super) fn for_each_set<F: Family>(sets: &Array<F::Set>, mut visit: impl FnMut(u32, Set<'_>)) {
+/// Calls `visit` with every set of a family, and its index.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn for_each_set<F: Family>(
+    sets: &Windows<F::Set>,
+    mut visit: impl FnMut(u32, Set<'_>),
+) -> Result<(), Error> {
     let size = size_of::<F::Set>() / size_of::<u64>();
-    for (index, words) in (0..).zip(sets.words().chunks_exact(size)) {
-        visit(index, Set::new(words));
-    }
+    sets.for_each(0..sets.length(), |first, window| {
+        for (index, words) in (first..).zip(window.words().chunks_exact(size)) {
+            visit(index, Set::new(words));
+        }
+        Ok(())
+    })
 }
 
 /// Calls `visit` with every connection of a `conntrack`, its key and its way's word. What comes or goes
@@ -375,13 +384,11 @@ pub(super) fn for_each<F: Family>(
     mut visit: impl FnMut(Entry),
 ) -> Result<(), Error> {
     let [connections, conntrack, ..] = F::MAPS;
-    let sets = Array::map_read_only(&map(connections)?)?;
-    for_each_set::<F>(&sets, |_, set| {
+    for_each_set::<F>(&Windows::read_only(&map(connections)?)?, |_, set| {
         for (_, _, entry) in set.entries::<F>() {
             visit(entry);
         }
-    });
-    drop(sets);
+    })?;
     for_each_spilled::<F>(&map(conntrack)?, |_, _, entry| visit(entry))
 }
 

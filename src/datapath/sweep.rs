@@ -15,7 +15,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, ProgramMut};
 use log::debug;
 
 use super::abi::{self, claim_state, from_bytes, settings, xdplb_limit, Flow};
-use super::array::Array;
+use super::array::{Array, Windows};
 use super::clock::Clock;
 use super::connections::{self, Entry, Family, Home, Word, V4, V6};
 use super::ends::{Census, Ends};
@@ -200,7 +200,7 @@ impl<'a> Pass<'a> {
     fn family<F: Family>(&mut self, tables: &FamilyTables, swept: &mut Swept) -> Result<(), Error> {
         let start = self.clock.jiffies_now();
         let mut census = self.sweeper.ends.census(F::NUMBER)?;
-        let sets: Array<F::Set> = Array::map(&tables.connections)?;
+        let sets: Windows<F::Set> = Windows::new(&tables.connections)?;
         // What sets say of conntrack, before that is read.
         let mut spilled: HashMap<u32, Spilled> = HashMap::new();
         let mut gone: Vec<Entry> = Vec::new();
@@ -224,7 +224,7 @@ impl<'a> Pass<'a> {
                     self.hold(&entry);
                 }
             }
-        });
+        })?;
         self.sweep_spilled::<F>(
             tables,
             sets.length(),
@@ -233,18 +233,17 @@ impl<'a> Pass<'a> {
             &mut gone,
             swept,
         )?;
-        for (index, spilled) in spilled {
-            let there = spilled.said & !SPILL_MASK | spilled.there;
-            let words = size_of::<F::Set>() / size_of::<u64>();
-            // Not if anything has moved meanwhile, which counts above the bits.
-            let _ = sets.words()[index as usize * words].compare_exchange(
-                spilled.said,
-                there,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+        spilled.retain(|_, spilled| spilled.said & SPILL_MASK != spilled.there);
+        if !spilled.is_empty() {
+            connections::for_each_set::<F>(&sets, |index, set| {
+                if let Some(Spilled { said, there }) = spilled.get(&index) {
+                    let next = said & !SPILL_MASK | there;
+                    let word = set.spilled();
+                    // Not if anything has moved meanwhile, which counts above the bits.
+                    let _ = word.compare_exchange(*said, next, Ordering::AcqRel, Ordering::Relaxed);
+                }
+            })?;
         }
-        drop(sets);
         let difference = census.settle()?;
         swept.evicted += difference.evicted;
         swept.returned += difference.returned;
