@@ -63,13 +63,6 @@ enum entered {
 		(typeof(pointer))((void *)(long)(pointer) + __zero);                               \
 	})
 
-/* Has the cache line on its way: a load whose value nobody waits for. */
-#define fetch(x)                                                                                   \
-	({                                                                                         \
-		__u64 __line = READ_ONCE(x);                                                       \
-		asm volatile("" : : "r"(__line));                                                  \
-	})
-
 static __always_inline __u32 way_state(__u64 word)
 {
 	return word & ((1 << WAY_STATE_BITS) - 1);
@@ -149,25 +142,14 @@ __noinline __u64 way_order(__u64 word, __u32 time)
 	return (__u64)rank << 40 | (__u64)(0x7fffffff - idle) << 8;
 }
 
-/* Where a connection stands as long as there is room: readers fetch that record before they know,
- * at the same time as the words. */
-static __always_inline __u32 usual_way(__u64 hash)
-{
-	__u32 way = hash >> WAY_TAG_BITS & 7;
-
-	return way < SET_WAYS ? way : 0;
-}
-
-/* Which way makes room, and the rank that it has, above it; of several that are free the first from
- * `usual` on. */
-static __always_inline __u32 choose_way(const __u64 *way, __u32 usual, __u32 time)
+/* Which way makes room, and the rank that it has, above it. */
+static __always_inline __u32 choose_way(const __u64 *way, __u32 time)
 {
 	__s64 best = (__s64)RANK_BUSY << 41;
 
 	/* The smallest, without a branch: the verifier would follow both. */
 	for (__u32 i = 0; i < SET_WAYS; i++) {
-		__u32 distance = (i + SET_WAYS - usual) % SET_WAYS;
-		__s64 less = (way_order(READ_ONCE(way[i]), time) | distance << 4 | i) - best;
+		__s64 less = (way_order(READ_ONCE(way[i]), time) | i) - best;
 
 		best += less & less >> 63;
 	}
@@ -346,7 +328,6 @@ __noinline int NAME(look_in_set)(__u32 reply)
 	set = array_at(CONNECTIONS, w->at.set);
 	if (!set)
 		return 0;
-	fetch(*(const __u64 *)&set->record[usual_way(hash)]);
 	for (__u32 i = 0; i < SET_WAYS; i++) {
 		__u64 word = READ_ONCE(set->way[i]);
 
@@ -645,7 +626,7 @@ __noinline int NAME(enter)(void)
 	set = array_at(CONNECTIONS, w->at.set);
 	if (!set)
 		return IS_FULL;
-	i = choose_way(set->way, usual_way(hash), w->facts.now);
+	i = choose_way(set->way, w->facts.now);
 	rank = i >> 8;
 	i &= 0xf;
 	barrier_var(i);
