@@ -10,11 +10,15 @@
 //!
 //! | path | read | written |
 //! | --- | --- | --- |
-//! | established, to the backend or to the client | | |
-//! | new flow, l2 and tunnels | | |
-//! | new flow, nat | | |
-//! | new flow, full-nat | | |
-//! | new flow past the rate, l2; nat; full-nat | | |
+//! | established, to the backend or to the client | 2: the set's words, the record (IPv6: 2) | the words' a few times a second |
+//! | new flow, l2 and tunnels | the words' | those, and the record |
+//! | new flow, nat | the words', 1 or 2 of `pending` | likewise |
+//! | new flow, full-nat | the words', a bucket of `nat_ports` for each try | likewise, and a claim of 2 |
+//! | new flow past the rate, l2; nat; full-nat | 0; 0; the words' and buckets | 0; 1 or 2 of `pending`; likewise |
+//!
+//! A set of IPv4 is eight lines, and never crosses a page. Where a set is full of live connections, a new flow
+//! writes 1 or 2 lines of `pending` in place of a record. Only full-nat's replies look for their connection by
+//! its claim first: 2 lines more.
 
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
