@@ -57,6 +57,8 @@ counted() {
 # tunnel ipip|gue SOURCE DESTINATION: the one way from lb to the VIPs.
 tunnel() {
 	stop_process tunnel
+	# Or "ready" may be what the last one has said.
+	rm -f "$STATE/logs/tunnel"
 	start_process lb tunnel python3 "$HERE/tunnel.py" tun0 "$@"
 	wait_for 10 grep -q ready "$STATE/logs/tunnel" || {
 		fail "tunnel" "$(cat "$STATE/logs/tunnel")"
