@@ -13,7 +13,6 @@ use super::stats::Stats;
 use super::{text, Error};
 use crate::cli::Look;
 use crate::config::{PortRange, Protocol};
-use crate::datapath::connections::Entry;
 use crate::datapath::view::{Connection, Exchange, Service};
 use crate::datapath::View;
 
@@ -99,7 +98,12 @@ pub fn run(
             elapsed,
         ));
     }
-    let mut rows = rows(services, &view.connections()?);
+    let mut counts = Counts::default();
+    view.for_each_connection(|connection| {
+        counts.add(connection.entry.backend, connection);
+        Ok::<(), Error>(())
+    })?;
+    let mut rows = rows(services, &counts);
     if let Some(rates) = &rates {
         add_rates(&mut rows, rates);
     }
@@ -127,12 +131,11 @@ fn add_rates(rows: &mut [ServiceRow], rates: &Rates) {
 }
 
 /// A service's two address families are one service again.
-fn rows(services: BTreeMap<u32, Service>, connections: &[Connection]) -> Vec<ServiceRow> {
-    let counts = count(connections, |entry| entry.backend);
+fn rows(services: BTreeMap<u32, Service>, counts: &Counts<u32>) -> Vec<ServiceRow> {
     let mut rows: Vec<ServiceRow> = Vec::new();
     for service in services.into_values() {
         let backends = service.backends.iter().map(|(id, backend)| {
-            let (active, inactive) = counts.get(id).copied().unwrap_or_default();
+            let (active, inactive) = counts.of(id);
             let Exchange {
                 packets_in,
                 bytes_in,
@@ -192,21 +195,29 @@ fn distinct<T: ToString + Ord>(values: impl Iterator<Item = T>) -> Vec<String> {
         .collect()
 }
 
-/// Connections by what `key` tells them apart by: active ones (established TCP, UDP) and the others, as
-/// IPVS tells them apart.
-pub(super) fn count<K: Ord>(
-    connections: &[Connection],
-    key: impl Fn(&Entry) -> K,
-) -> BTreeMap<K, (u64, u64)> {
-    let mut counts: BTreeMap<K, (u64, u64)> = BTreeMap::new();
-    for connection in connections {
-        let (active, inactive) = counts.entry(key(&connection.entry)).or_default();
+/// How many connections there are by some key: active ones (established TCP, UDP) and the others, as IPVS
+/// tells them apart.
+pub(super) struct Counts<K>(BTreeMap<K, (u64, u64)>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Counts(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> Counts<K> {
+    pub fn add(&mut self, key: K, connection: &Connection) {
+        let (active, inactive) = self.0.entry(key).or_default();
         match connection.state {
             "established" | "udp" => *active += 1,
             _ => *inactive += 1,
         }
     }
-    counts
+
+    /// Active ones, and the others.
+    pub fn of(&self, key: &K) -> (u64, u64) {
+        self.0.get(key).copied().unwrap_or_default()
+    }
 }
 
 fn print(out: &mut impl Write, rows: &[ServiceRow], stats: bool, rates: bool) -> Result<(), Error> {

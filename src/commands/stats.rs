@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::{list, text, Error};
+use super::list::Counts;
+use super::{text, Error};
 use crate::cli::Look;
 use crate::datapath::view::{Class, Exchange, Service, Traffic};
 use crate::datapath::View;
@@ -221,19 +222,24 @@ impl ExchangeRow {
 pub fn run(look: &Look, out: &mut impl Write) -> Result<(), Error> {
     let view = View::open(&look.pin_dir)?;
     let stats = Stats::of(view.services()?);
-    let connections = view.connections()?;
-    let by_backend = list::count(&connections, |entry| entry.backend);
-    let by_protocol = list::count(&connections, |entry| Class::of(entry.flow.protocol));
+    let mut by_backend = Counts::default();
+    let mut by_protocol = Counts::default();
+    view.for_each_connection(|connection| {
+        let entry = &connection.entry;
+        by_backend.add(entry.backend, connection);
+        by_protocol.add(Class::of(entry.flow.protocol), connection);
+        Ok::<(), Error>(())
+    })?;
     let of_backends = |backends: &[BackendStats]| {
         let ids = backends.iter().flat_map(|backend| &backend.ids);
-        let counts = ids.filter_map(|id| by_backend.get(id));
+        let counts = ids.map(|id| by_backend.of(id));
         counts.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1))
     };
     let protocols = Class::ALL.into_iter().zip(stats.protocols);
     let row = Row {
         protocols: protocols
             .map(|(class, exchange)| {
-                let (active, inactive) = by_protocol.get(&class).copied().unwrap_or_default();
+                let (active, inactive) = by_protocol.of(&class);
                 ProtocolRow {
                     protocol: class.name(),
                     exchange: exchange.into(),

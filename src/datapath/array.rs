@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(stores(&after, &after), []);
     }
 
-    /// Seven words do not divide a page: elements lie across windows' edges and pages'.
+    /// Its words do not divide a page: elements lie across the edges of pages.
     type Element = abi::traffic;
 
     const ELEMENTS: u32 = 70_000;

@@ -21,6 +21,20 @@ pub(super) fn for_each(
     map: &impl MapCore,
     mut visit: impl FnMut(&[u8], &[u8]),
 ) -> Result<(), Error> {
+    try_for_each(map, |key, value| {
+        visit(key, value);
+        Ok(())
+    })
+}
+
+/// Likewise, until `visit` has an error.
+///
+/// # Errors
+/// When the kernel refuses, or that of `visit`.
+pub(super) fn try_for_each<E: From<Error>>(
+    map: &impl MapCore,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
     let mut batch = BATCH;
     let mut keys = vec![0_u8; key_size * batch as usize];
@@ -60,7 +74,7 @@ pub(super) fn for_each(
                 values.resize(value_size * batch as usize, 0);
                 continue;
             }
-            errno => return Err(Error::map(map, "read", errno.into())),
+            errno => return Err(Error::map(map, "read", errno.into()).into()),
         };
         started = true;
         let found = count.min(batch) as usize;
@@ -69,7 +83,7 @@ pub(super) fn for_each(
             .zip(values.chunks_exact(value_size))
             .take(found)
         {
-            visit(key, value);
+            visit(key, value)?;
         }
         if end {
             return Ok(());

@@ -4,6 +4,7 @@
 //! by packets meanwhile: a record counts only if its way's word says before and after that it is the same
 //! connection's (see `bpf/set.h`).
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 
@@ -13,7 +14,7 @@ use plain::Plain;
 use super::abi::{
     self, address_of, conn_state, forward_mode, from_bytes, ipv4_of, way_word, xdplb_limit, Flow,
 };
-use super::array::Windows;
+use super::array::{Array, Windows};
 use super::{batch, Error};
 
 /// Ways of a set.
@@ -334,13 +335,17 @@ pub(super) fn for_each_set<F: Family>(
     sets: &Windows<F::Set>,
     mut visit: impl FnMut(u32, Set<'_>),
 ) -> Result<(), Error> {
-    let size = size_of::<F::Set>() / size_of::<u64>();
     sets.for_each(0..sets.length(), |first, window| {
-        for (index, words) in (first..).zip(window.words().chunks_exact(size)) {
-            visit(index, Set::new(words));
+        for (index, set) in (first..).zip(sets_in::<F>(window)) {
+            visit(index, set);
         }
         Ok(())
     })
+}
+
+fn sets_in<F: Family>(window: &Array<F::Set>) -> impl Iterator<Item = Set<'_>> {
+    let size = size_of::<F::Set>() / size_of::<u64>();
+    window.words().chunks_exact(size).map(Set::new)
 }
 
 /// Calls `visit` with every connection of a `conntrack`, its key and its way's word. What comes or goes
@@ -353,15 +358,17 @@ pub(super) fn for_each_spilled<F: Family>(
     mut visit: impl FnMut(F::Client, Word, Entry),
 ) -> Result<(), Error> {
     batch::for_each(map, |key, value| {
-        if let (Some(client), Some(place)) =
-            (from_bytes::<F::Client>(key), from_bytes::<F::Place>(value))
-        {
-            let (word, record) = F::place(&place);
-            if word.is_in_use() {
-                visit(client, word, F::entry(word, &record));
-            }
+        if let Some((client, word, entry)) = spilled::<F>(key, value) {
+            visit(client, word, entry);
         }
     })
+}
+
+/// An element of a `conntrack`: its key, and its way's word.
+fn spilled<F: Family>(key: &[u8], value: &[u8]) -> Option<(F::Client, Word, Entry)> {
+    let (word, record) = F::place(&from_bytes::<F::Place>(value)?);
+    let client = from_bytes::<F::Client>(key).filter(|_| word.is_in_use())?;
+    Some((client, word, F::entry(word, &record)))
 }
 
 /// Every connection of both families, by the maps' names.
@@ -369,32 +376,116 @@ pub(super) fn for_each_spilled<F: Family>(
 /// # Errors
 /// When the kernel refuses.
 pub fn all(map: impl Fn(&str) -> Result<MapHandle, Error>) -> Result<Vec<Entry>, Error> {
+    let settings: Array<abi::settings> = Array::map_read_only(&map("settings")?)?;
+    let secret = settings.get(0).unwrap_or_default().nat_secret;
     let mut all = Vec::new();
-    for_each::<V4>(&map, |entry| all.push(entry))?;
-    for_each::<V6>(&map, |entry| all.push(entry))?;
+    for_each(map, secret, |entry| {
+        all.push(entry);
+        Ok::<(), Error>(())
+    })?;
     Ok(all)
 }
 
-/// Calls `visit` with every connection of a family, those in sets first.
+/// Calls `visit` with every connection of both families, by the maps' names, until `visit` has an error. Each is
+/// visited once; what comes or goes meanwhile may be missed. `secret` is that of the settings.
 ///
 /// # Errors
-/// When the kernel refuses.
-pub(super) fn for_each<F: Family>(
+/// When the kernel refuses, or that of `visit`.
+pub(super) fn for_each<E: From<Error>>(
     map: impl Fn(&str) -> Result<MapHandle, Error>,
-    mut visit: impl FnMut(Entry),
-) -> Result<(), Error> {
+    secret: u64,
+    mut visit: impl FnMut(Entry) -> Result<(), E>,
+) -> Result<(), E> {
+    for_each_of::<V4, E>(&map, secret, &mut visit)?;
+    for_each_of::<V6, E>(&map, secret, &mut visit)
+}
+
+/// Those in sets first.
+fn for_each_of<F: Family, E: From<Error>>(
+    map: impl Fn(&str) -> Result<MapHandle, Error>,
+    secret: u64,
+    mut visit: impl FnMut(Entry) -> Result<(), E>,
+) -> Result<(), E> {
     let [connections, conntrack, ..] = F::MAPS;
-    for_each_set::<F>(&Windows::read_only(&map(connections)?)?, |_, set| {
-        for (_, _, entry) in set.entries::<F>() {
-            visit(entry);
+    let sets: Windows<F::Set> = Windows::read_only(&map(connections)?)?;
+    let mut met = Met::new(sets.length());
+    sets.for_each::<E>(0..sets.length(), |first, window| {
+        for (index, set) in (first..).zip(sets_in::<F>(window)) {
+            for (place, (_, _, entry)) in set.entries::<F>().enumerate() {
+                met.enter(index, place, &entry.flow);
+                visit(entry)?;
+            }
         }
+        Ok(())
     })?;
-    for_each_spilled::<F>(&map(conntrack)?, |_, _, entry| visit(entry))
+    batch::try_for_each(&map(conntrack)?, |key, value| {
+        let Some((client, _, entry)) = spilled::<F>(key, value) else {
+            return Ok(());
+        };
+        let home = Home::of::<F>(&client, F::wide_client(client).index, secret, sets.length());
+        match met.has(home.set, &entry.flow) {
+            true => Ok(()),
+            false => visit(entry),
+        }
+    })
+}
+
+/// The connections that were met in each set: one may move to `conntrack` after that. Of each a hash of 32
+/// bits is kept, a few MiB where whole flows would take many; that one is taken for another of the same set,
+/// and left out, happens once in hundreds of millions.
+struct Met {
+    /// By set; 0: none.
+    hashes: Vec<[u32; WAYS]>,
+    hasher: RandomState,
+}
+
+impl Met {
+    fn new(sets: u32) -> Self {
+        Met {
+            hashes: vec![[0; WAYS]; sets as usize],
+            hasher: RandomState::new(),
+        }
+    }
+
+    fn enter(&mut self, set: u32, place: usize, flow: &Flow) {
+        let hash = self.hash(flow);
+        let hashes = self.hashes.get_mut(set as usize);
+        if let Some(entry) = hashes.and_then(|hashes| hashes.get_mut(place)) {
+            *entry = hash;
+        }
+    }
+
+    fn has(&self, set: u32, flow: &Flow) -> bool {
+        let hashes = self.hashes.get(set as usize);
+        hashes.is_some_and(|hashes| hashes.contains(&self.hash(flow)))
+    }
+
+    fn hash(&self, flow: &Flow) -> u32 {
+        self.hasher.hash_one(flow) as u32 | 1
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_moves_to_conntrack_is_known_by_its_set() {
+        let flow = |port| Flow {
+            source: ([192, 0, 2, 1].into(), port),
+            destination: ([203, 0, 113, 1].into(), 80),
+            protocol: 6,
+        };
+        let mut met = Met::new(3);
+        for port in 0..21 {
+            met.enter(u32::from(port) / 7, usize::from(port) % 7, &flow(port));
+        }
+        for (port, set) in (0..21).flat_map(|port| [(port, 0), (port, 1), (port, 2)]) {
+            assert_eq!(met.has(set, &flow(port)), set == u32::from(port) / 7);
+        }
+        assert!(!met.has(1, &flow(30)));
+        assert!(!met.has(3, &flow(0)));
+    }
 
     #[test]
     fn a_word_is_of_the_same_connection_while_tag_and_version_stay() {

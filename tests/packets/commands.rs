@@ -19,13 +19,13 @@ const CLASS_TCP: abi::protocol_class = abi::protocol_class::CLASS_TCP;
 const CLASS_UDP: abi::protocol_class = abi::protocol_class::CLASS_UDP;
 
 /// The program, looking at this directory.
-fn xdplb(arguments: &[&str], pins: &Path) -> Command {
+pub fn xdplb(arguments: &[&str], pins: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xdplb"));
     command.args(arguments).arg("--pin-dir").arg(pins);
     command
 }
 
-fn output(arguments: &[&str], pins: &Path) -> Output {
+pub fn output(arguments: &[&str], pins: &Path) -> Output {
     xdplb(arguments, pins)
         .output()
         .expect("the program that cargo built")
@@ -33,7 +33,7 @@ fn output(arguments: &[&str], pins: &Path) -> Output {
 
 /// What it prints; it has to succeed.
 #[track_caller]
-fn printed(arguments: &[&str], pins: &Path) -> String {
+pub fn printed(arguments: &[&str], pins: &Path) -> String {
     let output = output(arguments, pins);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");
@@ -41,19 +41,19 @@ fn printed(arguments: &[&str], pins: &Path) -> String {
 }
 
 #[track_caller]
-fn json(arguments: &[&str], pins: &Path) -> Value {
+pub fn json(arguments: &[&str], pins: &Path) -> Value {
     serde_json::from_str(&printed(arguments, pins)).expect("JSON")
 }
 
 /// A table's rows, each without its padding.
-fn rows(table: &str) -> Vec<String> {
+pub fn rows(table: &str) -> Vec<String> {
     let lines = table.lines();
     lines
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .collect()
 }
 
-fn pinned() -> (Lab, PathBuf) {
+pub fn pinned() -> (Lab, PathBuf) {
     let mut lab = Lab::new(STANDARD);
     let pins = lab.pin();
     (lab, pins)
@@ -447,10 +447,10 @@ fn stats_know_what_packets_did() {
 }
 
 /// A running watch; ended when dropped.
-struct Watch(Child);
+pub struct Watch(pub Child);
 
 impl Watch {
-    fn start(arguments: &[&str], pins: &Path) -> Watch {
+    pub fn start(arguments: &[&str], pins: &Path) -> Watch {
         let child = xdplb(arguments, pins)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -460,7 +460,7 @@ impl Watch {
 
     /// Its status and what it said, once it has ended by itself.
     #[track_caller]
-    fn end(mut self) -> (Option<i32>, String) {
+    pub fn end(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.0.try_wait().expect("a child").is_none() {
             assert!(Instant::now() < deadline, "it does not end");

@@ -16,6 +16,7 @@ mod answers;
 mod applied;
 mod blocklists;
 mod commands;
+mod conns;
 mod direct;
 mod endings;
 mod evictions;

@@ -27,7 +27,9 @@ use crate::harness::cells::Mode;
 use crate::harness::dialog::ends_of;
 use crate::harness::frame::{tcp, udp, Frame, Protocol, ACK, FIN, PSH, RST, SYN};
 use crate::harness::runner::Runner;
-use crate::harness::{backend_mac, hex, ip, own_mac, Lab, BACKENDS, CLIENTS, NAT_PORTS, ROUTER};
+use crate::harness::{
+    backend_mac, hex, ip, listed, own_mac, Lab, BACKENDS, CLIENTS, NAT_PORTS, ROUTER,
+};
 use crate::property::one_in;
 
 const CONNECTIONS: u32 = 2000;
@@ -932,7 +934,7 @@ struct Listed {
 /// While nothing moves: what is listed is what the table says.
 impl Model {
     fn compare(&self, lab: &Lab, view: &View, is_aged: bool) -> Listed {
-        let connections = view.connections().expect("connections");
+        let connections = listed(view);
         let backends = self.backends.read().expect("backends");
         let mut listed = Listed::default();
         let mut by_flow: HashMap<Flow, &Connection> = HashMap::new();

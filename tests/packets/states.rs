@@ -8,7 +8,7 @@ use xdplb::datapath::View;
 use crate::harness::cases::{self, Case, STANDARD};
 use crate::harness::dialog::{ends_of, Dialog};
 use crate::harness::frame::{tcp, Protocol, ACK, FIN, PSH, RST, SYN};
-use crate::harness::{pause, Lab, Verdict, BACKENDS, CLIENTS};
+use crate::harness::{listed, pause, Lab, Verdict, BACKENDS, CLIENTS};
 
 /// Who sends a segment.
 #[derive(Debug, Clone, Copy)]
@@ -419,9 +419,7 @@ fn the_view_sees_what_packets_did() {
         };
         expected.push((d.flow(), state));
     }
-    let mut seen: Vec<_> = view
-        .connections()
-        .expect("connections")
+    let mut seen: Vec<_> = listed(&view)
         .iter()
         .map(|connection| (connection.entry.flow, connection.state))
         .collect();

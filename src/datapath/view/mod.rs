@@ -21,7 +21,7 @@ use super::abi::{
 };
 use super::array::Array;
 use super::clock::Clock;
-use super::connections::{self, Entry, V4, V6};
+use super::connections::{self, Entry};
 use super::reasons::{Reason, REASONS};
 use super::vips::vip_of;
 use super::{percpu, Error};
@@ -185,39 +185,33 @@ impl View {
         Ok(())
     }
 
-    /// Every connection that is not too old, with the time it has left.
+    /// Calls `visit` with every connection that is not too old, with the time it has left, until `visit` has an
+    /// error. They come in the order of the tables, one after the other: none of them is kept here.
     ///
     /// # Errors
-    /// When a table cannot be read.
-    pub fn connections(&self) -> Result<Vec<Connection>, Error> {
+    /// When a table cannot be read, or that of `visit`.
+    pub fn for_each_connection<E: From<Error>>(
+        &self,
+        mut visit: impl FnMut(&Connection) -> Result<(), E>,
+    ) -> Result<(), E> {
         let settings = self.settings()?;
         let Some(clock) = Clock::from_settings(&settings) else {
-            return Ok(Vec::new());
+            return Ok(());
         };
-        // By flow: one that moves from its set to conntrack meanwhile is in both, and conntrack's is read
-        // last.
-        let mut clients: BTreeMap<abi::Flow, Entry> = BTreeMap::new();
         let map = |name: &str| self.map(name);
-        connections::for_each::<V4>(map, |entry| _ = clients.insert(entry.flow, entry))?;
-        connections::for_each::<V6>(map, |entry| _ = clients.insert(entry.flow, entry))?;
-        let now = clock.now();
-        Ok(clients
-            .into_values()
-            .filter_map(|entry| {
-                let timeout = settings.timeout[usize::from(entry.state) % settings.timeout.len()];
-                let idle = now
-                    .wrapping_sub(entry.last_seen)
-                    .cast_signed()
-                    .max(0)
-                    .cast_unsigned();
-                let left = timeout.checked_sub(idle)?;
-                Some(Connection {
-                    entry,
-                    state: state_name(&entry),
-                    expires: clock.duration_of(left.into()),
-                })
+        connections::for_each(map, settings.nat_secret, |entry| {
+            // Read anew: a reader may be slow.
+            let idle = clock.now().wrapping_sub(entry.last_seen).cast_signed();
+            let timeout = settings.timeout[usize::from(entry.state) % settings.timeout.len()];
+            let Some(left) = timeout.checked_sub(idle.max(0).cast_unsigned()) else {
+                return Ok(());
+            };
+            visit(&Connection {
+                entry,
+                state: state_name(&entry),
+                expires: clock.duration_of(left.into()),
             })
-            .collect())
+        })
     }
 
     /// How many packets each reason has met, in the order of the list.

@@ -32,7 +32,8 @@ use xdplb::datapath::abi::{self, from_bytes, Flow};
 use xdplb::datapath::connections;
 use xdplb::datapath::pins::PinDir;
 use xdplb::datapath::reasons::{self, REASONS};
-use xdplb::datapath::{Interface, Settings};
+use xdplb::datapath::view::Connection;
+use xdplb::datapath::{Interface, Settings, View};
 use xdplb::state::{self, Desired, Hop, Needs, World};
 
 pub use crate::frames::{assert_same, hex};
@@ -640,6 +641,17 @@ fn new_namespace() -> [u32; NAMES.len()] {
         );
     }
     NAMES.map(|name| if_nametoindex(name).expect("an interface that was just made"))
+}
+
+/// Every connection that commands see.
+pub fn listed(view: &View) -> Vec<Connection> {
+    let mut listed = Vec::new();
+    view.for_each_connection(|connection| {
+        listed.push(connection.clone());
+        Ok::<(), xdplb::datapath::Error>(())
+    })
+    .expect("the connections");
+    listed
 }
 
 /// Waits until more than this time has gone by, by the clock that entries age by.
